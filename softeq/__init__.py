@@ -1,1 +1,34 @@
+"""softeq: layers that are equivariant as far as the data say so, under a prior that says how far."""
 
+from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
+from softeq.fold import fold, harden, weight_defect
+from softeq.groups import Group
+from softeq.linear import SoftLinear
+from softeq.pathways import MergedLayer, SoftLayer, SoftPathways
+from softeq.prior import Prior, prior_penalty
+from softeq.reps import Rep, Scalar, T, Vector
+from softeq.solve import equivariant_basis, equivariant_projector
+
+__all__ = [
+    "Group",
+    "MergedLayer",
+    "MissingExtraError",
+    "Prior",
+    "Rep",
+    "Scalar",
+    "SoftLayer",
+    "SoftLinear",
+    "SoftPathways",
+    "SofteqError",
+    "SofteqTypeError",
+    "SofteqValueError",
+    "SofteqWarning",
+    "T",
+    "Vector",
+    "equivariant_basis",
+    "equivariant_projector",
+    "fold",
+    "harden",
+    "prior_penalty",
+    "weight_defect",
+]

@@ -1,0 +1,133 @@
+"""Networks for dynamical systems and other vector data, built from soft layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from softeq.bilinear import PUBLISHED_SCALE, SoftBilinear
+from softeq.errors import SofteqValueError
+from softeq.groups import Group
+from softeq.linear import SoftLinear
+from softeq.nonlinearity import SoftGated, gated
+from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START
+from softeq.reps import Rep, T, check_same_group
+
+
+def uniform_rep(channels: int, group: Group) -> Rep:
+    """EMLP's split of channels over tensor orders: about as many channels in each order as fit (ICML 2021, section 5).
+
+    Order r appears d^(R-r) times for the largest R with (R+1) d^R <= channels; what is left is split again. Under a
+    group whose dual differs, the N tensors of order r are spread over T(k, r-k) as evenly as binomial weights allow.
+    """
+    if channels < 1:
+        raise SofteqValueError(f"channels: expected at least 1, got {channels}")
+    counts: list[int] = []
+    left = channels
+    while left > 0:
+        top = 0
+        while group.d > 1 and (top + 2) * group.d ** (top + 1) <= left:
+            top += 1
+        counts += [0] * (top + 1 - len(counts))
+        for order in range(top + 1):
+            counts[order] += group.d ** (top - order)
+        left -= (top + 1) * group.d**top
+    rep = Rep([])
+    for order, count in enumerate(counts):
+        if group.is_orthogonal:
+            rep = rep + count * T(order)
+            continue
+        for k, share in enumerate(_binomial_split(count, order)):
+            rep = rep + share * T(order - k, k)
+    return rep(group)
+
+
+def _binomial_split(count: int, order: int) -> list[int]:
+    """``count`` items over 0 .. order in binomial proportion, the largest remainders served first."""
+    weights = [1.0]
+    for k in range(order):
+        weights.append(weights[-1] * (order - k) / (k + 1))
+    exact = [count * w / 2**order for w in weights]
+    shares = [int(e) for e in exact]
+    by_remainder = sorted(range(order + 1), key=lambda k: shares[k] - exact[k])
+    for k in by_remainder[: count - sum(shares)]:
+        shares[k] += 1
+    return shares
+
+
+class SoftEMLPBlock(nn.Module):
+    """Soft linear, plus its soft bilinear, then the soft gate: ``(..., rep_in.size)`` to ``(..., rep_out.size)``."""
+
+    def __init__(self, rep_in: Rep, rep_out: Rep, *, constraint: str, published: bool = False) -> None:
+        super().__init__()
+        inner = gated(rep_out)
+        self.linear = SoftLinear(rep_in, inner, constraint=constraint)
+        self.bilinear = SoftBilinear(
+            inner,
+            inner,
+            constraint="hard" if published else constraint,
+            scale=PUBLISHED_SCALE if published else None,
+        )
+        self.gate = SoftGated(rep_out, constraint=constraint)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's features."""
+        linear = self.linear(x)
+        return self.gate(linear + self.bilinear(linear))
+
+
+class SoftEMLP(nn.Module):
+    """A residual pathway network over any matrix group (Finzi, Benton, Wilson 2021); hard, it is EMLP.
+
+    Args:
+        rep_in, rep_out: bound to one group; input ``(..., rep_in.size)``, output ``(..., rep_out.size)``.
+        channels: hidden width, split over tensor orders by ``uniform_rep``.
+        layers: hidden blocks; a last linear layer follows.
+        constraint: ``"soft"``, ``"hard"`` or ``"none"``.
+        published: the paper's start (orthogonal equivariant weights, residual ones 1e-3 of them) and its bilinear
+            layer, which has no residual pathway. Only for ``"soft"`` and ``"hard"``.
+    """
+
+    def __init__(
+        self,
+        rep_in: Rep,
+        rep_out: Rep,
+        *,
+        channels: int = 384,
+        layers: int = 3,
+        constraint: str = "soft",
+        published: bool = False,
+    ) -> None:
+        super().__init__()
+        group = check_same_group(rep_in, rep_out)
+        if layers < 0:
+            raise SofteqValueError(f"layers: expected at least 0, got {layers}")
+        if published and constraint == "none":
+            raise SofteqValueError("published: the paper has no such network with constraint='none'; use models.mlp.MLP")
+        hidden = uniform_rep(channels, group)
+        reps = [rep_in, *[hidden] * layers]
+        self.blocks = nn.ModuleList(
+            SoftEMLPBlock(a, b, constraint=constraint, published=published)
+            for a, b in zip(reps[:-1], reps[1:], strict=True)
+        )
+        self.last = SoftLinear(reps[-1], rep_out, constraint=constraint)
+        if published:
+            for module in self.modules():
+                if isinstance(module, SoftLinear):
+                    _published_start(module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., rep_in.size)`` to ``(..., rep_out.size)``."""
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)
+
+
+@torch.no_grad()
+def _published_start(layer: SoftLinear) -> None:
+    equivariant = layer.pathways[EQUIVARIANT]
+    nn.init.orthogonal_(equivariant.weight)
+    equivariant.bias.uniform_(-1, 1).mul_(layer.out_features**-0.5)
+    if RESIDUAL in layer.pathways:
+        layer.pathways[RESIDUAL].weight.copy_(RESIDUAL_START * equivariant.weight)
+        layer.pathways[RESIDUAL].bias.copy_(RESIDUAL_START * equivariant.bias)

@@ -1,0 +1,250 @@
+"""SoftBilinear: the quadratic layer that makes networks of tensor representations expressive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from softeq.errors import SofteqValueError
+from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, SoftLayer, pathway_penalty, pathways_of
+from softeq.reps import Rep, check_same_group
+from softeq.solve import TypeLayout, sorted_map_word
+
+PUBLISHED_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """One block of the layer: maps of type out x in*, read from the input's own tensors, applied to its type-in part.
+
+    ``y_out[i] += sum_{c, j} w[i, j, c] X[c] x_in[j]`` with X[c] the c-th tensor of type ``maps`` as a matrix.
+    """
+
+    out: int
+    inn: int
+    maps: int
+    tensors: int  # how many tensors of type ``maps`` are used, at most that type's dimension (as in EMLP)
+    axes: tuple[int, ...]  # brings the stored axes of X into the order (out axes, in axes)
+    d_out: int
+    d_in: int
+    combine_last: bool  # form X[c] x[j] first and combine with w after; else combine x with w first
+
+
+def contractions(rep_in: Rep, rep_out: Rep) -> list[Contraction]:
+    """Every pair of types whose maps occur among the input's own tensor types; scalars make no maps."""
+    group = rep_in.bound_group
+    layout_in, layout_out = TypeLayout.of(rep_in), TypeLayout.of(rep_out)
+    kinds = [word for word, _ in layout_in.types]
+    found = []
+    for b, (word_out, m_out) in enumerate(layout_out.types):
+        for a, (word_in, m_in) in enumerate(layout_in.types):
+            word, order = sorted_map_word(group, word_in, word_out)
+            if not word or word not in kinds:
+                continue
+            k = kinds.index(word)
+            n = min(layout_in.types[k][1], group.d ** len(word))
+            d_out, d_in = group.d ** len(word_out), group.d ** len(word_in)
+            axes = tuple(order.index(axis) for axis in range(len(word)))
+            last = n * m_in * d_out * (d_in + m_out) <= m_out * n * d_in * (m_in + d_out)
+            found.append(Contraction(b, a, k, n, axes, d_out, d_in, last))
+    return found
+
+
+class EquivariantBilinear(nn.Module):
+    """EMLP's bilinear layer (Finzi, Welling, Wilson 2021, section 5), contracted per block.
+
+    The published code builds a weight matrix per sample; here each block is contracted in the cheaper of two orders,
+    and blocks that share a side share one matrix product.
+
+    Args:
+        rep_in, rep_out: representations bound to one group.
+        scale: factor on the output. The weights start standard normal; ``None`` divides each output type by the square
+            root of the number of products that it sums, so that unit inputs give outputs of variance 1/3, as a standard
+            ``nn.Linear`` does. The published code has 0.1 throughout, which explodes where features are of order one.
+    """
+
+    def __init__(self, rep_in: Rep, rep_out: Rep, scale: float | None = None) -> None:
+        super().__init__()
+        self.layout_in, self.layout_out = TypeLayout.of(rep_in), TypeLayout.of(rep_out)
+        self.blocks = contractions(rep_in, rep_out)
+        self.size_in, self.size_out = rep_in.size, rep_out.size
+        # Per output type: blocks whose products are formed first. Per input type: those that are combined first.
+        self.last = _grouped([c for c in self.blocks if c.combine_last], "out")
+        self.first = _grouped([c for c in self.blocks if not c.combine_last], "inn")
+        self.after = nn.ParameterDict({str(b): self._start(group) for b, group in self.last.items()})
+        self.before = nn.ParameterDict({str(a): self._start(group) for a, group in self.first.items()})
+        self.scales = [self._type_scale(b) if scale is None else scale for b in range(len(self.layout_out.types))]
+        self._register_places("in", self.layout_in)
+        self._register_places("out", self.layout_out)
+
+    def _register_places(self, side: str, layout: TypeLayout) -> None:
+        flat = torch.cat([layout.places(index).flatten() for index in range(len(layout.types))])
+        sorted_already = bool((flat == torch.arange(len(flat))).all())
+        order = None if sorted_already else (flat if side == "in" else flat.argsort())
+        self.register_buffer(f"order_{side}", order, persistent=False)
+
+    def _type_scale(self, b: int) -> float:
+        products = sum(c.tensors * self.layout_in.types[c.inn][1] * c.d_in for c in self.blocks if c.out == b)
+        return 1 / math.sqrt(3 * products) if products else 0.0
+
+    def _start(self, group: list[Contraction]) -> nn.Parameter:
+        """Standard normal, as published; rows are what the product multiplies, columns what it gives."""
+        if group[0].combine_last:
+            rows = sum(c.tensors * self.layout_in.types[c.inn][1] for c in group)
+            return nn.Parameter(torch.randn(rows, self.layout_out.types[group[0].out][1]))
+        columns = sum(c.tensors * self.layout_out.types[c.out][1] for c in group)
+        return nn.Parameter(torch.randn(self.layout_in.types[group[0].inn][1], columns))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, size_in)`` to ``(n, size_out)``."""
+        if self.order_in is not None:
+            x = x.index_select(-1, self.order_in)
+        d = self.layout_in.d
+        parts = [
+            part.reshape(len(x), m, d ** len(word))
+            for part, (word, m) in zip(x.split(self.layout_in.sizes, -1), self.layout_in.types, strict=True)
+        ]
+        sums: dict[int, list[Tensor]] = {}
+        for b, group in self.last.items():
+            sums.setdefault(b, []).append(self._combine_after(group, parts, self.after[str(b)]))
+        for a, group in self.first.items():
+            self._combine_before(group, parts, self.before[str(a)], sums)
+        outputs = []
+        for b, size in enumerate(self.layout_out.sizes):
+            terms = sums.get(b)
+            # Scaling the small side of a product would be cheaper still; here it is one pass over the output.
+            outputs.append(self.scales[b] * sum(terms[1:], terms[0]) if terms else x.new_zeros(len(x), size))
+        y = torch.cat(outputs, -1)
+        return y if self.order_out is None else y.index_select(-1, self.order_out)
+
+    def _maps(self, c: Contraction, parts: list[Tensor]) -> Tensor:
+        """The input's tensors as matrices, ``(n, tensors, d_out, d_in)``."""
+        stored = parts[c.maps][:, : c.tensors]
+        if c.axes != tuple(range(len(c.axes))):
+            shaped = stored.reshape(*stored.shape[:2], *[self.layout_in.d] * len(c.axes))
+            stored = shaped.permute(0, 1, *(axis + 2 for axis in c.axes))
+        return stored.reshape(*stored.shape[:2], c.d_out, c.d_in)
+
+    def _combine_after(self, group: list[Contraction], parts: list[Tensor], weight: Tensor) -> Tensor:
+        products = []
+        for c in group:
+            maps, x = self._maps(c, parts), parts[c.inn]  # (n, c, o, s), (n, j, s)
+            rows = maps.transpose(1, 2).reshape(len(x), c.d_out * c.tensors, c.d_in)
+            product = torch.bmm(rows, x.transpose(1, 2))  # (n, o c, j)
+            products.append(product.view(len(x), c.d_out, c.tensors * x.shape[1]))
+        joined = torch.cat(products, -1) if len(products) > 1 else products[0]
+        combined = joined @ weight  # (n, o, i)
+        return combined.transpose(1, 2).reshape(len(combined), -1)
+
+    def _combine_before(
+        self, group: list[Contraction], parts: list[Tensor], weight: Tensor, sums: dict[int, list[Tensor]]
+    ) -> None:
+        x = parts[group[0].inn]  # (n, j, s)
+        combined = x.transpose(1, 2) @ weight  # (n, s, sum_b i c)
+        widths = [c.tensors * self.layout_out.types[c.out][1] for c in group]
+        for c, part in zip(group, combined.split(widths, -1), strict=True):
+            maps = self._maps(c, parts).transpose(2, 3).reshape(len(x), c.tensors * c.d_in, c.d_out)  # (n, c s, o)
+            rows = part.reshape(len(x), c.d_in, -1, c.tensors).permute(0, 2, 3, 1)  # (n, i, c, s)
+            y = torch.bmm(rows.reshape(len(x), -1, c.tensors * c.d_in), maps)  # (n, i, o)
+            sums.setdefault(c.out, []).append(y.reshape(len(x), -1))
+
+
+class ResidualBilinear(nn.Module):
+    """An unconstrained quadratic map, linear in its parameters: products of fixed pairs of coordinates, then a matrix.
+
+    A free bilinear map between 400 coordinates has 64 million weights. A low-rank factorisation is small, but it is
+    cubic in its factors: a Gaussian prior on them is no Gaussian on the map, and zero is a trap that no gradient leaves.
+    Here ``y = U z`` with ``z_r = x_i(r) x_j(r)``: the prior on U is a Gaussian on the map itself, zero has a gradient,
+    and the cost is that of ``rank`` more columns in a linear layer. Which coordinates meet does not matter, as the soft
+    linear layer in front can move anything into them.
+    """
+
+    def __init__(self, size_in: int, size_out: int, rank: int, start: float) -> None:
+        super().__init__()
+        step = torch.arange(rank, dtype=torch.float64)
+        golden = (math.sqrt(5) - 1) / 2  # an even spread over pairs, the same in every process
+        self.register_buffer("left", (step * size_in / rank).long() % size_in, persistent=False)
+        self.register_buffer("right", ((step + 1) * golden % 1 * size_in).long() % size_in, persistent=False)
+        self.weight = nn.Parameter(torch.randn(size_out, rank) * start / math.sqrt(rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, size_in)`` to ``(n, size_out)``."""
+        pairs = x.index_select(-1, self.left) * x.index_select(-1, self.right)
+        return nn.functional.linear(pairs, self.weight)
+
+
+class SoftBilinear(SoftLayer):
+    """The equivariant bilinear layer plus an unconstrained quadratic one: ``(..., in)`` to ``(..., out)``.
+
+    Args:
+        rep_in, rep_out: representations bound to one group.
+        constraint: ``"soft"``, ``"hard"`` or ``"none"``.
+        rank: products in the residual pathway; ``None`` takes a sixth of the input's size, at least 8.
+        scale: of the equivariant pathway, see ``EquivariantBilinear``.
+
+    Raises:
+        SofteqValueError: reps of different groups, an unknown constraint, a rank below 1, or an equivariant pathway
+            without any block (the input has no tensor type that maps into the output).
+    """
+
+    def __init__(
+        self,
+        rep_in: Rep,
+        rep_out: Rep,
+        *,
+        constraint: str = "soft",
+        rank: int | None = None,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_same_group(rep_in, rep_out)
+        names = pathways_of(constraint)
+        self.rep_in, self.rep_out, self.constraint = rep_in, rep_out, constraint
+        rank = max(8, rep_in.size // 6) if rank is None else rank
+        if rank < 1:
+            raise SofteqValueError(f"rank: expected at least 1, got {rank}")
+        self.pathways = nn.ModuleDict()
+        if EQUIVARIANT in names:
+            self.pathways[EQUIVARIANT] = EquivariantBilinear(rep_in, rep_out, scale)
+        if RESIDUAL in names:
+            start = (1.0 if len(names) == 1 else RESIDUAL_START) / math.sqrt(3)
+            self.pathways[RESIDUAL] = ResidualBilinear(rep_in.size, rep_out.size, rank, start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum of the pathways."""
+        if x.shape[-1:] != (self.rep_in.size,):
+            raise SofteqValueError(
+                f"x: expected shape (..., {self.rep_in.size}) for {self.rep_in!r}, got {tuple(x.shape)}"
+            )
+        flat = x.reshape(-1, self.rep_in.size)
+        outputs = [pathway(flat) for pathway in self.pathways.values()]
+        return sum(outputs[1:], outputs[0]).view(*x.shape[:-1], self.rep_out.size)
+
+    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+        """See ``SoftLayer.penalty``."""
+        return pathway_penalty(self.pathways, precisions, seen)
+
+    def folded(self) -> nn.Module:
+        """The sum of the pathways as a plain module; it has no merged weight, as it is not linear."""
+        from softeq.pathways import Sum
+
+        return Sum(*self.pathways.values())
+
+    def hardened(self) -> nn.Module:
+        """The equivariant pathway alone."""
+        if EQUIVARIANT not in self.pathways:
+            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
+        self.pathways.pop(RESIDUAL, None)
+        self.constraint = "hard"
+        return self
+
+
+def _grouped(blocks: list[Contraction], side: str) -> dict[int, list[Contraction]]:
+    groups: dict[int, list[Contraction]] = {}
+    for c in blocks:
+        groups.setdefault(getattr(c, side), []).append(c)
+    return groups

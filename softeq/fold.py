@@ -1,0 +1,58 @@
+"""From soft networks to plain and hard ones, and how far each layer is from its constraint."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from torch import nn
+
+from softeq.errors import SofteqValueError
+from softeq.pathways import MergedLayer, SoftLayer
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy in which every soft layer is the plain module that it equals: the same outputs, no pathways.
+
+    Linear soft layers become ``nn.Linear``; a model of those and of torch's own modules then runs without softeq.
+    Layers that are not linear (bilinear, gated) become plain modules with their pathways merged; export the copy with
+    ``torch.export`` to run it where softeq is not installed.
+    """
+    return _replaced(model, lambda layer: layer.folded())
+
+
+def harden(model: nn.Module) -> nn.Module:
+    """A copy that keeps the equivariant pathway of every soft layer alone: exactly equivariant."""
+    return _replaced(model, lambda layer: layer.hardened())
+
+
+def weight_defect(model: nn.Module) -> dict[str, float]:
+    """Per soft layer that equals a plain one, ``||W - P(W)|| / ||W||`` in [0, 1], by module name.
+
+    Raises:
+        SofteqValueError: the model has no such layer.
+    """
+    defects = {name: m.weight_defect() for name, m in model.named_modules() if isinstance(m, MergedLayer)}
+    if not defects:
+        raise SofteqValueError(f"weight_defect: {type(model).__name__} has no soft layer with a merged weight")
+    return defects
+
+
+def _replaced(model: nn.Module, replacement: Callable[[SoftLayer], nn.Module]) -> nn.Module:
+    if isinstance(model, SoftLayer):
+        return replacement(copy.deepcopy(model))
+    model = copy.deepcopy(model)
+    # A layer that stands in two places is one layer: both get the same replacement.
+    made: dict[int, nn.Module] = {}
+
+    def walk(module: nn.Module) -> None:
+        for name, child in list(module.named_children()):
+            if not isinstance(child, SoftLayer):
+                walk(child)
+                continue
+            if id(child) not in made:
+                made[id(child)] = replacement(child)
+            setattr(module, name, made[id(child)])
+
+    walk(model)
+    return model

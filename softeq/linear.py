@@ -1,0 +1,191 @@
+"""SoftLinear: a linear layer between representations of any matrix group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from softeq.errors import SofteqValueError
+from softeq.pathways import (
+    EQUIVARIANT,
+    RESIDUAL,
+    RESIDUAL_START,
+    MergedLayer,
+    Weights,
+    pathway_penalty,
+    pathways_of,
+)
+from softeq.reps import Rep, Scalar, check_same_group
+from softeq.solve import EquivariantProjector
+
+
+class SoftLinear(MergedLayer):
+    """``y = x (P(W_e) + W_b)^T + P_b b_e + b_b`` (Finzi, Benton, Wilson 2021, section 4), as one linear operation.
+
+    Args:
+        rep_in, rep_out: representations bound to one group; input ``(..., rep_in.size)``, output ``(..., rep_out.size)``.
+        constraint: ``"soft"``, ``"hard"`` (equivariant pathway alone) or ``"none"`` (residual pathway alone).
+        parametrization: ``"pathways"``, the paper's, two weights; or ``"projected"``, one free weight whose penalty
+            prices its equivariant part and the rest apart (equal at the optimum of the split). Hard and none have one
+            pathway in either.
+        bias: whether there is a bias, with pathways of its own.
+
+    The equivariant weight is stored as an ordinary ``(out, in)`` matrix and projected in the forward pass. So a
+    checkpoint does not depend on a choice of basis, and Adam sees the coordinates that it would see in a dense layer.
+
+    Initialisation: the equivariant weight is a projected Gaussian, rescaled per output type to the output variance of a
+    standard ``nn.Linear`` (1/3 of the mean square input) -- projection alone would shrink it by rank / size. The
+    residual weight is 1e-3 of a standard dense one, so that a soft layer starts at its hard twin, 0.1% away.
+
+    Raises:
+        SofteqValueError: unbound or empty reps, reps of different groups, an unknown constraint or parametrization.
+    """
+
+    def __init__(
+        self,
+        rep_in: Rep,
+        rep_out: Rep,
+        *,
+        constraint: str = "soft",
+        parametrization: str = "pathways",
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        names = pathways_of(constraint)
+        if parametrization not in ("pathways", "projected"):
+            raise SofteqValueError(f"parametrization: expected 'pathways' or 'projected', got {parametrization!r}")
+        check_same_group(rep_in, rep_out)
+        self.rep_in, self.rep_out, self.constraint = rep_in, rep_out, constraint
+        self.in_features, self.out_features = rep_in.size, rep_out.size
+        self.projector = EquivariantProjector(rep_in, rep_out)
+        self.bias_projector = EquivariantProjector(Scalar(rep_out.bound_group), rep_out) if bias else None
+        self.pathways = nn.ModuleDict()
+        self.projected = parametrization == "projected" and constraint == "soft"
+        starts = {name: self._start(name, bias, alone=len(names) == 1) for name in names}
+        if self.projected:
+            weights, biases = zip(*starts.values(), strict=True)
+            self.free_weight = nn.Parameter(sum(weights[1:], weights[0]))
+            self.register_parameter("free_bias", nn.Parameter(sum(biases[1:], biases[0])) if bias else None)
+        else:
+            self.pathways.update({name: Weights(*start) for name, start in starts.items()})
+
+    def _start(self, name: str, bias: bool, alone: bool) -> tuple[Tensor, Tensor | None]:
+        bound = 1 / math.sqrt(self.in_features)
+        offset = torch.empty(self.out_features).uniform_(-bound, bound) if bias else None
+        if name == EQUIVARIANT:
+            weight = self.projector(torch.randn(self.out_features, self.in_features)) * self._scale()[:, None]
+            return weight, None if offset is None else self._project_bias(offset)
+        factor = 1.0 if alone else RESIDUAL_START
+        weight = torch.empty(self.out_features, self.in_features).uniform_(-bound, bound) * factor
+        return weight, None if offset is None else offset * factor
+
+    def _scale(self) -> Tensor:
+        """Per output coordinate, what gives a projected standard normal weight the output variance of nn.Linear.
+
+        For output type b a coordinate's row of P(W) has mean square norm sum_a m_a rank_ba / d_b over input types a.
+        """
+        layout_in, layout_out = self.projector.layout_in, self.projector.layout_out
+        scale = torch.zeros(self.out_features)
+        for b, (word, _) in enumerate(layout_out.types):
+            copies = sum(m * self.projector.ranks[b, a] for a, (_, m) in enumerate(layout_in.types))
+            if copies:
+                scale[layout_out.places(b)] = math.sqrt(layout_out.d ** len(word) / (3 * copies))
+        return scale
+
+    @property
+    def weight(self) -> Tensor:
+        """The merged weight ``(out, in)``: ``P(W_e) + W_b``."""
+        return self._merge("weight", self.projector)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The merged bias ``(out,)``: ``P_b b_e + b_b``; ``None`` without one."""
+        return None if self.bias_projector is None else self._merge("bias", self._project_bias)
+
+    def _merge(self, kind: str, project: Callable[..., Tensor]) -> Tensor:
+        if self.projected:
+            return self.free_weight if kind == "weight" else self.free_bias
+        free = getattr(self.pathways[RESIDUAL], kind) if RESIDUAL in self.pathways else None
+        if EQUIVARIANT in self.pathways:
+            return project(getattr(self.pathways[EQUIVARIANT], kind), free)
+        if free is None:
+            raise SofteqValueError("SoftLinear has no pathway left: build it again with its constraint")
+        return free
+
+    def _project_bias(self, bias: Tensor, base: Tensor | None = None) -> Tensor:
+        if self.bias_projector is None:
+            raise SofteqValueError("this SoftLinear was built with bias=False and has no bias to project")
+        return self.bias_projector(bias[:, None], None if base is None else base[:, None])[:, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in)`` to ``(..., out)``; under autocast the weight is merged in its own dtype and cast after."""
+        if x.shape[-1:] != (self.in_features,):
+            raise SofteqValueError(
+                f"x: expected shape (..., {self.in_features}) for {self.rep_in!r}, got {tuple(x.shape)}"
+            )
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                weight, bias = self.weight, self.bias
+            return F.linear(x, weight, bias)
+        return F.linear(x, self.weight, self.bias)
+
+    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+        """``pathways``: see ``SoftLayer.penalty``. ``projected``: the cost of the best split of the free weight.
+
+        ``||P W||^2 / (2 (s_e^2 + s_r^2)) + ||W - P W||^2 / (2 s_r^2)`` with ``s^2 = 1 / precision``.
+        """
+        if not self.projected:
+            return pathway_penalty(self.pathways, precisions, seen)
+        equivariant, residual = precisions[EQUIVARIANT], precisions[RESIDUAL]
+        both = equivariant * residual / (equivariant + residual) if equivariant + residual > 0 else 0.0
+        total = self.free_weight.new_zeros(())
+        parts = [(self.free_weight, self.projector)]
+        if self.free_bias is not None and self.bias_projector is not None:
+            parts.append((self.free_bias, self.bias_projector))
+        for parameter, projector in parts:
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                shaped = parameter.view(projector.shape)
+                total = total + projector.split_squared_norm(shaped, 0.5 * both, 0.5 * residual)
+        return total
+
+    @torch.no_grad()
+    def weight_defect(self) -> float:
+        """``||W - P(W)|| / ||W||`` of the merged weight in float64, in [0, 1]; 0 for a weight of zeros."""
+        weight = self.weight.detach().double().cpu()
+        size = float(weight.norm())
+        exact = EquivariantProjector(self.rep_in, self.rep_out).double()
+        return 0.0 if size == 0 else min(1.0, float((weight - exact(weight)).norm()) / size)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """The plain ``nn.Linear`` that this layer equals, with copies of the merged weight and bias."""
+        weight, bias = self.weight, self.bias
+        plain = nn.Linear(self.in_features, self.out_features, bias is not None, weight.device, weight.dtype)
+        plain.weight.copy_(weight)
+        if bias is not None:
+            plain.bias.copy_(bias)
+        return plain.train(self.training)
+
+    @torch.no_grad()
+    def hardened(self) -> SoftLinear:
+        """The hard layer with this one's equivariant pathway; of the projected form, with ``P(W)``."""
+        if self.constraint == "none":
+            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
+        has_bias = self.bias_projector is not None
+        hard = SoftLinear(self.rep_in, self.rep_out, constraint="hard", bias=has_bias)
+        source = self.folded() if self.projected else self.pathways[EQUIVARIANT]
+        target = hard.to(source.weight.device, source.weight.dtype).pathways[EQUIVARIANT]
+        target.weight.copy_(hard.projector(source.weight))
+        if has_bias:
+            target.bias.copy_(hard._project_bias(source.bias))
+        return hard.train(self.training)
+
+    def extra_repr(self) -> str:
+        """For ``print(model)``."""
+        form = "projected" if self.projected else "pathways"
+        return f"{self.rep_in!r} -> {self.rep_out!r}, constraint={self.constraint!r}, parametrization={form!r}"

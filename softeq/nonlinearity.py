@@ -1,0 +1,97 @@
+"""Gated nonlinearities with a soft term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from softeq.errors import SofteqValueError
+from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, SoftLayer, Sum, pathway_penalty, pathways_of
+from softeq.reps import Rep, Scalar
+
+
+def gated(rep: Rep) -> Rep:
+    """What a gated nonlinearity wants as input: a scalar gate for every tensor of the rep that is no scalar, then the rep."""
+    gates = sum(multiplicity for word, multiplicity in rep.terms if word)
+    return gates * Scalar + rep
+
+
+class Gate(nn.Module):
+    """``sigmoid(gate) v`` for every tensor v; a scalar is its own gate (swish). ``(..., gated size)`` to ``(..., size)``."""
+
+    def __init__(self, rep: Rep) -> None:
+        super().__init__()
+        self.gates = gated(rep).size - rep.size
+        self.terms = [(m, rep.bound_group.d ** len(word), bool(word)) for word, m in rep.terms]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated features."""
+        sizes = [m * d for m, d, _ in self.terms]
+        gates, *parts = x.split([self.gates, *sizes], -1)
+        opened = list(torch.sigmoid(gates).split([m for m, _, tensor in self.terms if tensor], -1)) if self.gates else []
+        outputs = []
+        for part, (m, d, tensor) in zip(parts, self.terms, strict=True):
+            if tensor:
+                shaped = part.unflatten(-1, (m, d)) * opened.pop(0).unsqueeze(-1)
+                outputs.append(shaped.flatten(-2))
+            else:
+                outputs.append(F.silu(part))
+        return torch.cat(outputs, -1)
+
+
+class CoordinateSwish(nn.Module):
+    """``w swish(v)`` on every coordinate by itself, one weight each: what an unconstrained network would do."""
+
+    def __init__(self, rep: Rep, start: float) -> None:
+        super().__init__()
+        self.gates = gated(rep).size - rep.size
+        self.weight = nn.Parameter(torch.full((rep.size,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., gated size)`` to ``(..., size)``."""
+        return self.weight * F.silu(x[..., self.gates :])
+
+
+class SoftGated(SoftLayer):
+    """``sigmoid(gate) v + w swish(v)`` (Finzi, Benton, Wilson 2021), w a weight per coordinate that starts at 1e-3.
+
+    Args:
+        rep: the output's representation, bound; the input is ``gated(rep)``.
+        constraint: ``"soft"``, ``"hard"`` (the gate alone) or ``"none"`` (swish alone, w starting at 1).
+    """
+
+    def __init__(self, rep: Rep, *, constraint: str = "soft") -> None:
+        super().__init__()
+        names = pathways_of(constraint)
+        self.rep, self.constraint, self.in_features = rep, constraint, gated(rep).size
+        self.pathways = nn.ModuleDict()
+        if EQUIVARIANT in names:
+            self.pathways[EQUIVARIANT] = Gate(rep)
+        if RESIDUAL in names:
+            self.pathways[RESIDUAL] = CoordinateSwish(rep, 1.0 if len(names) == 1 else RESIDUAL_START)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., gated(rep).size)`` to ``(..., rep.size)``."""
+        if x.shape[-1:] != (self.in_features,):
+            raise SofteqValueError(
+                f"x: expected shape (..., {self.in_features}) for the gated {self.rep!r}, got {tuple(x.shape)}"
+            )
+        outputs = [pathway(x) for pathway in self.pathways.values()]
+        return sum(outputs[1:], outputs[0])
+
+    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+        """See ``SoftLayer.penalty``; the gate has no parameters."""
+        return pathway_penalty(self.pathways, precisions, seen)
+
+    def folded(self) -> nn.Module:
+        """The sum of the terms as a plain module."""
+        return Sum(*self.pathways.values())
+
+    def hardened(self) -> nn.Module:
+        """The gate alone."""
+        if EQUIVARIANT not in self.pathways:
+            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
+        return SoftGated(self.rep, constraint="hard")

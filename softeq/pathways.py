@@ -1,0 +1,171 @@
+"""The abstract soft layer: named pathways under a Gaussian prior (residual pathway priors, arXiv 2112.01388)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.kernels import squared_norm
+
+EQUIVARIANT = "equivariant"
+RESIDUAL = "residual"
+PATHWAYS = (EQUIVARIANT, RESIDUAL)
+
+_OF_CONSTRAINT = {"soft": PATHWAYS, "hard": (EQUIVARIANT,), "none": (RESIDUAL,)}
+
+RESIDUAL_START = 1e-3
+"""A residual pathway starts at this fraction of a dense layer's size: close to the hard layer, with a gradient of its own."""
+
+
+def pathways_of(constraint: str) -> tuple[str, ...]:
+    """The pathways that a layer has under ``"soft"``, ``"hard"`` or ``"none"``."""
+    if constraint not in _OF_CONSTRAINT:
+        raise SofteqValueError(f"constraint: expected 'soft', 'hard' or 'none', got {constraint!r}")
+    return _OF_CONSTRAINT[constraint]
+
+
+class SoftLayer(nn.Module, ABC):
+    """A layer that is the sum of an equivariant and a residual pathway, either of which may be absent.
+
+    Attributes:
+        pathways: an ``nn.ModuleDict`` with the keys ``"equivariant"`` and/or ``"residual"``; their parameters partition
+            the layer's. Empty where one free weight carries both (the projected parametrization).
+    """
+
+    pathways: nn.ModuleDict
+
+    @abstractmethod
+    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+        """``1/2 sum precision ||w||^2`` over the layer's pathways, 0-d, in nats.
+
+        Args:
+            precisions: per pathway, 1 / variance.
+            seen: ids of the parameters counted already; those are left out, and the layer's own are added.
+        """
+
+    @abstractmethod
+    def folded(self) -> nn.Module:
+        """A module without pathways that computes the same function."""
+
+    @abstractmethod
+    def hardened(self) -> nn.Module:
+        """A copy with the equivariant pathway alone."""
+
+
+class MergedLayer(SoftLayer):
+    """A soft layer whose pathways are linear maps of one shape: it equals a plain layer with the merged weight."""
+
+    @property
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The weight of the plain layer that this one equals."""
+
+    @property
+    @abstractmethod
+    def bias(self) -> Tensor | None:
+        """The bias of the plain layer that this one equals."""
+
+    @abstractmethod
+    def weight_defect(self) -> float:
+        """``||W - P(W)|| / ||W||`` of the merged weight, in [0, 1]; 0 for a weight of zeros."""
+
+
+class Weights(nn.Module):
+    """One pathway of a layer: a weight, and a bias or none."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+
+
+def squared_norm_of(parameters: Iterator[nn.Parameter], seen: set[int]) -> Tensor | None:
+    """``sum ||w||^2`` over parameters that are not in ``seen``, which they then join; ``None`` if there is none."""
+    total: Tensor | None = None
+    for parameter in parameters:
+        if id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        square = squared_norm(parameter)
+        total = square if total is None else total + square
+    return total
+
+
+def pathway_penalty(pathways: nn.ModuleDict, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+    """``1/2 sum over pathways of precision ||w||^2``, every parameter once."""
+    terms = []
+    for name, pathway in pathways.items():
+        square = squared_norm_of(pathway.parameters(), seen)
+        if square is not None:
+            terms.append(0.5 * precisions[name] * square)
+    return torch.stack(terms).sum() if len(terms) > 1 else (terms[0] if terms else torch.zeros(()))
+
+
+class SoftPathways(SoftLayer):
+    """The sum of any two modules, ``equivariant(x) + residual(x)``, for pathways that do not merge.
+
+    Args:
+        equivariant: the constrained module, or ``None``.
+        residual: the unconstrained one, or ``None``; both must map the same inputs to outputs of one shape.
+
+    Soft layers inside a pathway count as part of that pathway: their parameters take its precision.
+    """
+
+    def __init__(self, *, equivariant: nn.Module | None = None, residual: nn.Module | None = None) -> None:
+        super().__init__()
+        given = {EQUIVARIANT: equivariant, RESIDUAL: residual}
+        for name, module in given.items():
+            if module is not None and not isinstance(module, nn.Module):
+                raise SofteqTypeError(f"{name}: expected an nn.Module or None, got {type(module).__name__}")
+        self.pathways = nn.ModuleDict({name: module for name, module in given.items() if module is not None})
+        if not self.pathways:
+            raise SofteqValueError("SoftPathways: expected an equivariant or a residual module, got neither")
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The sum of the pathways' outputs."""
+        outputs = [pathway(*inputs) for pathway in self.pathways.values()]
+        if len(outputs) == 1:
+            return outputs[0]
+        first, second = outputs
+        if first.shape != second.shape:
+            raise SofteqValueError(
+                f"SoftPathways: the equivariant output has shape {tuple(first.shape)} and the residual one "
+                f"{tuple(second.shape)}: they must agree"
+            )
+        return first + second
+
+    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+        """See ``SoftLayer.penalty``."""
+        return pathway_penalty(self.pathways, precisions, seen)
+
+    def folded(self) -> nn.Module:
+        """The single pathway where there is one, folded; else the sum of both, each folded inside."""
+        from softeq.fold import fold
+
+        parts = {name: fold(pathway) for name, pathway in self.pathways.items()}
+        return next(iter(parts.values())) if len(parts) == 1 else Sum(*parts.values())
+
+    def hardened(self) -> nn.Module:
+        """The equivariant pathway alone."""
+        if EQUIVARIANT not in self.pathways:
+            raise SofteqValueError("harden: this SoftPathways has no equivariant pathway to keep")
+        return SoftPathways(equivariant=self.pathways[EQUIVARIANT])
+
+
+class Sum(nn.Module):
+    """The sum of the outputs of several modules on the same inputs."""
+
+    def __init__(self, *terms: nn.Module) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``sum_i terms[i](*inputs)``."""
+        total = self.terms[0](*inputs)
+        for term in list(self.terms)[1:]:
+            total = total + term(*inputs)
+        return total
