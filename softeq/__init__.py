@@ -1,13 +1,16 @@
 """softeq: layers that are equivariant as far as the data say so, under a prior that says how far."""
 
+from softeq.bilinear import SoftBilinear
 from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
 from softeq.fold import fold, harden, weight_defect
 from softeq.groups import Group
 from softeq.linear import SoftLinear
+from softeq.nonlinearity import SoftGated, gated
 from softeq.pathways import MergedLayer, SoftLayer, SoftPathways
 from softeq.prior import Prior, prior_penalty
 from softeq.reps import Rep, Scalar, T, Vector
 from softeq.solve import equivariant_basis, equivariant_projector
+from softeq.testing import assert_equivariant
 
 __all__ = [
     "Group",
@@ -16,6 +19,8 @@ __all__ = [
     "Prior",
     "Rep",
     "Scalar",
+    "SoftBilinear",
+    "SoftGated",
     "SoftLayer",
     "SoftLinear",
     "SoftPathways",
@@ -25,9 +30,11 @@ __all__ = [
     "SofteqWarning",
     "T",
     "Vector",
+    "assert_equivariant",
     "equivariant_basis",
     "equivariant_projector",
     "fold",
+    "gated",
     "harden",
     "prior_penalty",
     "weight_defect",
