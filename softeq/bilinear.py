@@ -130,15 +130,18 @@ class EquivariantBilinear(nn.Module):
         return stored.reshape(*stored.shape[:2], c.d_out, c.d_in)
 
     def _combine_after(self, group: list[Contraction], parts: list[Tensor], weight: Tensor) -> Tensor:
-        products = []
-        for c in group:
+        n = len(parts[0])
+        combined: Tensor | None = None
+        widths = [c.tensors * self.layout_in.types[c.inn][1] for c in group]
+        for c, rows_of_weight in zip(group, weight.split(widths), strict=True):
             maps, x = self._maps(c, parts), parts[c.inn]  # (n, c, o, s), (n, j, s)
-            rows = maps.transpose(1, 2).reshape(len(x), c.d_out * c.tensors, c.d_in)
-            product = torch.bmm(rows, x.transpose(1, 2))  # (n, o c, j)
-            products.append(product.view(len(x), c.d_out, c.tensors * x.shape[1]))
-        joined = torch.cat(products, -1) if len(products) > 1 else products[0]
-        combined = joined @ weight  # (n, o, i)
-        return combined.transpose(1, 2).reshape(len(combined), -1)
+            rows = maps.transpose(1, 2).reshape(n, c.d_out * c.tensors, c.d_in)
+            products = torch.bmm(rows, x.transpose(1, 2)).view(n * c.d_out, -1)  # (n o, c j)
+            term = products @ rows_of_weight  # (n o, i)
+            combined = term if combined is None else combined + term
+        if combined is None:
+            return parts[0].new_zeros(n, 0)
+        return combined.view(n, group[0].d_out, -1).transpose(1, 2).reshape(n, -1)
 
     def _combine_before(
         self, group: list[Contraction], parts: list[Tensor], weight: Tensor, sums: dict[int, list[Tensor]]

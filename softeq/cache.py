@@ -1,8 +1,9 @@
 """Where solved bases are kept: in memory, and on disk between processes.
 
-The folder is ``$SOFTEQ_CACHE``, else ``$XDG_CACHE_HOME/softeq``, else ``~/.cache/softeq``; ``SOFTEQ_CACHE=off`` turns the disk off.
-A file is a numpy ``.npz`` read without pickle. It is believed only if it was written for this very key, its numbers
-have the digest that it states, and they satisfy the constraints; anything else is ignored with a warning and solved anew.
+The folder is ``$SOFTEQ_CACHE``, else ``$XDG_CACHE_HOME/softeq``, else ``~/.cache/softeq``; ``SOFTEQ_CACHE=off`` turns
+the disk off. A file is a numpy ``.npz`` read without pickle. It is believed only if it was written for this very key,
+its numbers have the digest that it states, and they satisfy the constraints; anything else is ignored with a warning
+and solved anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import tempfile
 import threading
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +84,7 @@ def _read(path: Path, group: Group, word: Word) -> Tensor | None:
             key, digest, array = str(file["key"]), str(file["digest"]), file["basis"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a foreign file breaks numpy's reader and zipfile's in ways that neither lists
         _ignore(path, f"it cannot be read ({type(error).__name__})")
         return None
     n = group.d ** len(word)

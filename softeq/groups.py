@@ -23,7 +23,8 @@ Sampler = Callable[[int, torch.Generator | None], Tensor]
 _ORTHOGONAL_TOLERANCE = 1e-10
 # Non-compact directions (boosts, shears) grow exponentially: a unit normal coefficient would swamp any test.
 _NONCOMPACT_SCALE = 0.3
-_MAX_ORDER = 512
+_MAX_ORDER = 4096
+_ROUNDS = 8
 
 
 class Group:
@@ -31,12 +32,12 @@ class Group:
 
     Args:
         name: for messages and figures, e.g. ``"SO(3)"``.
-        lie_algebra: ``(n, d, d)``, a set of matrices that generates the Lie algebra; ``(0, d, d)`` for a discrete group.
+        lie_algebra: ``(n, d, d)``, matrices that generate the Lie algebra; ``(0, d, d)`` for a discrete group.
         discrete_generators: ``(m, d, d)``, invertible; ``(0, d, d)`` for a connected group.
         sampler: draws ``(n, d, d)`` random elements, where a better law than the generic one is known (Haar).
 
     Raises:
-        SofteqValueError: no generators at all, shapes that disagree, NaN or inf, or a discrete generator without inverse.
+        SofteqValueError: no generators at all, shapes that disagree, NaN, inf, or a discrete generator without inverse.
     """
 
     def __init__(
@@ -119,9 +120,12 @@ def _eye(d: int) -> Tensor:
 
 
 def _as_generators(argument: str, value: Generators) -> Tensor:
-    if isinstance(value, list | tuple):
-        value = torch.stack([torch.as_tensor(a, dtype=torch.float64) for a in value]) if value else torch.zeros(0)
-    tensor = torch.as_tensor(value, dtype=torch.float64).detach().cpu().clone()
+    try:
+        if isinstance(value, list | tuple):
+            value = torch.stack([torch.as_tensor(a, dtype=torch.float64) for a in value]) if value else torch.zeros(0)
+        tensor = torch.as_tensor(value, dtype=torch.float64).detach().cpu().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SofteqValueError(f"{argument}: expected matrices of numbers, all of one shape (d, d): {error}") from error
     if tensor.numel() and (tensor.ndim != 3 or tensor.shape[1] != tensor.shape[2]):
         raise SofteqValueError(f"{argument}: expected shape (n, d, d), got {tuple(tensor.shape)}")
     if not torch.isfinite(tensor).all():
@@ -154,13 +158,16 @@ def _generic_sample(group: Group, n: int, generator: torch.Generator | None) -> 
         z = torch.randn(n, len(algebra), generator=generator, dtype=torch.float64) * scale
         elements = torch.linalg.matrix_exp(torch.einsum("ng,gij->nij", z, algebra))
     orders = [_order(h) for h in group.discrete_generators]
-    # One round reaches every element of a cyclic or dihedral group; several are needed where generators do not commute.
-    for _ in range(1 if len(orders) <= 2 and not len(algebra) else 3):
+    for _ in range(_rounds(group.discrete_generators)):
         for h, order in zip(group.discrete_generators, orders, strict=True):
-            exponents = torch.randint(order, (n,), generator=generator)
-            powers = torch.stack([torch.linalg.matrix_power(h, int(k)) for k in range(order)])
-            elements = elements @ powers[exponents]
+            elements = _times_power(elements, h, torch.randint(order, (n,), generator=generator))
     return elements.contiguous()
+
+
+def _rounds(discrete: Tensor) -> int:
+    """How often a word runs through the generators: once reaches every element where they commute."""
+    products = torch.einsum("aij,bjk->abik", discrete, discrete)
+    return 1 if torch.allclose(products, products.transpose(0, 1), atol=1e-9) else _ROUNDS
 
 
 def _order(h: Tensor) -> int:
@@ -171,6 +178,15 @@ def _order(h: Tensor) -> int:
             return k
         power = power @ h
     return 3
+
+
+def _times_power(elements: Tensor, h: Tensor, exponents: Tensor) -> Tensor:
+    """``elements[i] @ h^exponents[i]``, by repeated squaring."""
+    while bool((exponents > 0).any()):
+        odd = (exponents % 2 == 1).view(-1, 1, 1)
+        elements = torch.where(odd, elements @ h, elements)
+        h, exponents = h @ h, exponents // 2
+    return elements
 
 
 def _haar_orthogonal(d: int, special: bool) -> Sampler:
@@ -188,6 +204,14 @@ def _uniform_permutation(d: int) -> Sampler:
     def sampler(n: int, generator: torch.Generator | None) -> Tensor:
         order = torch.rand(n, d, generator=generator).argsort(dim=-1)
         return torch.eye(d, dtype=torch.float64)[order]
+
+    return sampler
+
+
+def _uniform_shift(d: int) -> Sampler:
+    def sampler(n: int, generator: torch.Generator | None) -> Tensor:
+        shift = torch.randint(d, (n, 1), generator=generator)
+        return torch.eye(d, dtype=torch.float64)[(torch.arange(d) - shift) % d]
 
     return sampler
 
@@ -321,7 +345,7 @@ def Dihedral(n: int) -> Group:
 def Z(n: int) -> Group:
     """Cyclic shifts of n coordinates."""
     _dimension("Z", n)
-    return Group(f"Z({n})", _none(n), _eye(n).roll(1, 0).unsqueeze(0))
+    return Group(f"Z({n})", _none(n), _eye(n).roll(1, 0).unsqueeze(0), sampler=_uniform_shift(n))
 
 
 def Permutation(n: int) -> Group:

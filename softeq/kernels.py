@@ -74,9 +74,10 @@ def split_squared_norm(weight: Tensor, blocks: Blocks, inside: float, outside: f
 
 def _add_projection(base: Tensor | None, weight: Tensor, blocks: Blocks) -> Tensor:
     values = blocks.projected(weight)
-    if base is None:
-        return torch.zeros_like(weight, memory_format=torch.contiguous_format).view(-1).scatter_(0, blocks.places, values).view(weight.shape)
-    return base.reshape(-1).scatter_add(0, blocks.places, values).view(weight.shape)
+    if base is not None:
+        return base.reshape(-1).scatter_add(0, blocks.places, values).view(weight.shape)
+    empty = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+    return empty.view(-1).scatter_(0, blocks.places, values).view(weight.shape)
 
 
 def _split_squared_norm(weight: Tensor, blocks: Blocks, inside: float, outside: float) -> Tensor:
@@ -101,11 +102,11 @@ class _Projection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Projection.apply(grad, ctx.blocks), None
+        return _add_projection(None, grad, ctx.blocks), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
-        return _Projection.apply(tangent, ctx.blocks)
+        return _add_projection(None, tangent, ctx.blocks)
 
 
 class _AddProjection(torch.autograd.Function):
@@ -121,11 +122,11 @@ class _AddProjection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        return grad, _Projection.apply(grad, ctx.blocks), None
+        return grad, _add_projection(None, grad, ctx.blocks), None
 
     @staticmethod
     def jvp(ctx: Any, base: Tensor, weight: Tensor, *_: None) -> Tensor:  # type: ignore[override]
-        return _AddProjection.apply(base, weight, ctx.blocks)
+        return _add_projection(base, weight, ctx.blocks)
 
 
 class _SquaredNorm(torch.autograd.Function):
@@ -166,8 +167,10 @@ class _SplitSquaredNorm(torch.autograd.Function):
     @staticmethod
     def _gradient(ctx: Any, factor: Tensor | float) -> Tensor:
         (weight,), (blocks, inside, outside) = ctx.saved_tensors, ctx.rest
-        scaled = weight * (2 * factor)
-        return _AddProjection.apply(scaled * outside, scaled * (inside - outside), blocks)
+        gradient = (weight * (2 * outside * factor)).contiguous()
+        values = blocks.projected(weight) * (2 * (inside - outside) * factor)
+        gradient.view(-1).scatter_add_(0, blocks.places, values)
+        return gradient
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]

@@ -1,0 +1,84 @@
+"""``python -m benchmarks``: runs the benchmarks, prints their tables, and keeps the numbers where it is told to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import layers, networks, solver
+from benchmarks.report import Report, append_rows, environment
+
+BENCHMARKS: dict[str, tuple[str, Callable[..., Report]]] = {
+    solver.NAME: ("equivariant bases: time and memory against the emlp package", solver.run),
+    layers.NAME: ("soft linear layers against nn.Linear", layers.run),
+    networks.NAME: ("the whole soft network against the MLP", networks.run),
+}
+_BUSY = 0.5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0, 1 where a benchmark failed, or 2 for a user's mistake."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"expected names among {', '.join(BENCHMARKS)}, got {', '.join(unknown)}")
+    console, errors = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
+    if options.list:
+        for name, (what, _) in BENCHMARKS.items():
+            console.print(f"{name:<10} {what}")
+        return 0
+    if options.out is not None:
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+            with (options.out / "benchmarks.jsonl").open("a"):
+                pass
+        except OSError as error:
+            errors.print(f"--out: expected a folder to write into, got {options.out}: {error.strerror}", markup=False)
+            return 2
+    console.print(environment(), markup=False, highlight=False)
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > _BUSY:
+        console.print("Other work is running here: trust one-thread ratios; two threads then wait for each other.")
+    return _run(options, console, errors)
+
+
+def _run(options: argparse.Namespace, console: Console, errors: Console) -> int:
+    failed = 0
+    for name in dict.fromkeys(options.names or BENCHMARKS):
+        began = time.perf_counter()
+        with errors.status(name) as status:
+            try:
+                report = BENCHMARKS[name][1](quick=options.quick, say=status.update)
+            except RuntimeError as error:
+                errors.print(f"{name}: {error}", markup=False)
+                failed = 1
+                continue
+        seconds = time.perf_counter() - began
+        report.print(console)
+        console.print(f"{name}: {seconds:.0f} s\n", style="dim", highlight=False)
+        if options.out is not None:
+            append_rows(options.out / "benchmarks.jsonl", report.rows, seconds)
+    return failed
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Timings as ratios to a twin, in one run. Without a name, all of them.",
+        epilog="example: python -m benchmarks layers --quick --out runs/bench",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"among {', '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="under a minute: no compilation, fewer cases and rounds")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="append JSON lines to DIR/benchmarks.jsonl")
+    parser.add_argument("--list", action="store_true", help="say what there is and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

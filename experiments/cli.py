@@ -1,0 +1,212 @@
+"""The console script ``softeq``: ``run``, ``table``, ``plot``, ``list``.
+
+A user's mistake gives one line on stderr and exit code 2, Ctrl-C exit code 130; whatever else raises is a defect.
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+from experiments import plots, record, registry, render, runner, tables
+from experiments.experiment import Experiment
+from softeq.errors import SofteqError, SofteqWarning
+
+try:
+    import rich  # noqa: F401  # typer's help and our bars need it
+    import typer
+except ImportError:  # the core alone: `main` says which extra is missing
+    typer = None  # type: ignore[assignment]
+
+DEFAULT_OUT = "runs"
+RESULTS = "results"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of the console script; the exit code. ``argv`` is the command line without the program's name."""
+    if typer is None:
+        _fail("the command line needs typer and rich: pip install 'softeq[experiments]'")
+        return 2
+    try:
+        code = build_app()(args=argv, prog_name="softeq", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        # typer carries click inside itself from some version on: its usage errors are known by what they offer.
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        _fail(f"{error.format_message()} See `{context.command_path if context else 'softeq'} --help`.")
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def build_app() -> Any:
+    """The typer application; needs the extra ``experiments``."""
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Soft and hard equivariance, trained and compared.",
+        epilog="Example: softeq run modified-inertia --preset smoke",
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for name, command, example in (
+        ("run", run, "softeq run modified-inertia --preset default --seeds 3 --variants hard,soft --jobs 2"),
+        ("table", table, "softeq table modified-inertia --preset paper --format latex"),
+        ("plot", plot, "softeq plot modified-inertia --file inertia.pdf"),
+        ("list", list_experiments, "softeq list"),
+    ):
+        app.command(name, epilog=f"Example: {example}")(_one_line(command))
+    return app
+
+
+def _one_line(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with a user's mistake as one line and exit code 2, warnings as one line each, Ctrl-C as 130."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", SofteqWarning)
+            warnings.showwarning = _show_warning
+            try:
+                command(*args, **kwargs)
+            except SofteqError as error:
+                _fail(str(error))
+                raise typer.Exit(2) from None
+            except KeyboardInterrupt:
+                raise typer.Exit(130) from None
+
+    return guarded
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"softeq: {' '.join(message.split())}\n")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    _fail(f"warning: {message}")
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"softeq {record.softeq_version()}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run(
+    experiment: Annotated[str, typer.Argument(help="A name that `softeq list` shows.", show_default=False)],
+    preset: Annotated[str, typer.Option(help="How large: smoke, default or paper.")] = "default",
+    seeds: Annotated[int | None, typer.Option(help="Run the seeds 0 .. N - 1; the preset's number if absent.")] = None,
+    variants: Annotated[str | None, typer.Option(help="Some variants, as a,b; all if absent.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the records.")] = Path(DEFAULT_OUT),
+    jobs: Annotated[int, typer.Option(help="Worker processes, which share torch's threads.")] = 1,
+) -> None:
+    """Train the variants that --out does not hold yet and record each; the same command resumes."""
+    from experiments.display import Tally, display
+
+    chosen = registry.get(experiment)
+    names = None if variants is None else [name for part in variants.split(",") if (name := part.strip())]
+    tally = Tally(chosen, len(runner.plan(chosen, preset, seeds=seeds, variants=names)))
+    path = record.record_path(out, chosen.name)
+    try:
+        with display(tally) as on_event:
+            runner.run_experiment(chosen, preset, out=out, seeds=seeds, variants=names, jobs=jobs, on_event=on_event)
+    except KeyboardInterrupt:
+        again = shlex.join(_command("run", chosen.name, preset, out, seeds=seeds, variants=variants, jobs=jobs))
+        _fail(f"interrupted; {tally.recorded} of {tally.total} runs are in {path}; resume with: {again}")
+        raise
+    typer.echo(f"{tally.total} runs recorded in {path}, {tally.fresh} of them now; the table:")
+    typer.echo(shlex.join(_command("table", chosen.name, preset, out)))
+
+
+def _command(verb: str, name: str, preset: str, out: Path, **options: Any) -> list[str]:
+    """A command line that does the same again; options at their defaults are left out."""
+    given = [(k, v) for k, v in options.items() if v is not None and (k, v) != ("jobs", 1)]
+    words = [word for key, value in given for word in (f"--{key}", str(value))]
+    return ["softeq", verb, name, "--preset", preset, *words, "--out", str(out)]
+
+
+def table(
+    experiment: Annotated[str, typer.Argument(help="A name that `softeq list` shows.", show_default=False)],
+    preset: Annotated[str | None, typer.Option(help="The largest that there are records of if absent.")] = None,
+    format: Annotated[str, typer.Option(help="md, csv or latex.")] = "md",
+    out: Annotated[Path | None, typer.Option(help="The folder of the records; runs, else results, if absent.")] = None,
+) -> None:
+    """Print mean ± std (n) per variant, beside the published numbers where there are any."""
+    if format not in render.FORMATS:
+        raise registry.unknown("format", format, render.FORMATS)
+    chosen = registry.get(experiment)
+    records, folder, shown, remark = _find(chosen, preset, out)
+    built = tables.build(records, chosen, shown, source=str(folder), remark=remark)
+    typer.echo(render.render(built, format), nl=False)
+
+
+def plot(
+    experiment: Annotated[str, typer.Argument(help="A name that `softeq list` shows.", show_default=False)],
+    preset: Annotated[str | None, typer.Option(help="The largest that there are records of if absent.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of the records; runs, else results, if absent.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A .png, .pdf or .svg; OUT/EXPERIMENT.png if absent.")] = None,
+) -> None:
+    """Draw the experiment's figure from its records."""
+    chosen = registry.get(experiment)
+    records, folder, shown, remark = _find(chosen, preset, out)
+    # The records behind the README are not a place for what anybody can draw again.
+    home = Path(DEFAULT_OUT) if folder == Path(RESULTS) else folder
+    path = file or home / f"{chosen.name}.png"
+    mine = tables.select(records, chosen.name, shown)
+    if chosen.plot is None:
+        plots.plot_experiment(mine, chosen, path, shown)
+    else:
+        chosen.plot(mine, path)
+    typer.echo(f"{path}: preset {shown}, {len(mine)} records from {folder}" + (f"; {remark}" if remark else ""))
+
+
+def _find(chosen: Experiment, preset: str | None, out: Path | None) -> tuple[list[record.Record], Path, str, str]:
+    """The records, the folder that holds them, the preset to show, and how it was chosen, if it was."""
+    if preset is not None and preset not in chosen.presets:
+        raise registry.unknown("preset", preset, chosen.presets)
+    folders = [Path(DEFAULT_OUT), Path(RESULTS)] if out is None else [out]
+    for folder in folders:
+        records = record.read(record.record_path(folder, chosen.name))
+        held = sorted({r["preset"] for r in tables.select(records, chosen.name)})
+        if held:
+            shown = tables.choose_preset(tables.select(records, chosen.name), preset)
+            others = [name for name in held if name != shown]
+            remark = f"the largest preset there, beside {', '.join(others)}" if preset is None and others else ""
+            return records, folder, shown, remark
+    places = " or ".join(str(folder) for folder in folders)
+    raise SofteqError(
+        f"no records of {chosen.name} in {places}: make some with `softeq run {chosen.name}`, or name another --out"
+    )
+
+
+def list_experiments() -> None:
+    """Print the experiments with their variants and presets."""
+    for name, experiment in registry.all().items():
+        presets = ", ".join(f"{p} ({n} seed{'s' if n > 1 else ''})" for p, n in experiment.presets.items())
+        typer.echo(
+            f"{name}\n    {experiment.summary}\n    variants: {', '.join(experiment.variants)}\n    presets: {presets}"
+        )
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):
+        sys.exit(main())

@@ -1,0 +1,67 @@
+"""The command: what it lists, refuses, prints and keeps."""
+
+import json
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import networks
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A benchmark in the place of the real one: the network's, small."""
+
+    def run(*, quick, say):
+        say("under way")
+        return networks.run(quick=True, channels=30, rows=6, blocks=2, block_seconds=0.0, say=say)
+
+    monkeypatch.setitem(command.BENCHMARKS, "networks", ("small", run))
+
+
+def test_list(capsys):
+    assert command.main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["solver", "layers", "networks"]
+
+
+def test_prints_where_it_ran_and_the_table_with_ranges(tiny, capsys):
+    assert command.main(["networks", "--quick"]) == 0
+    out = capsys.readouterr().out
+    for part in ("torch", "cores", "MLP, L2", "soft, published form", "378", "[min, max]", "measured elsewhere"):
+        assert part in out
+
+
+def test_out_keeps_a_json_line_per_row_and_appends(tiny, tmp_path, capsys):
+    for _ in range(2):
+        assert command.main(["networks", "--out", str(tmp_path / "new")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "new" / "benchmarks.jsonl").read_text().splitlines()]
+    assert len(lines) == 8
+    assert lines[0]["benchmark"] == "networks"
+    assert lines[1]["twin"] == networks.TWIN
+    assert set(lines[1]["ratio"]) == {"median", "min", "max", "n"}
+    assert lines[1]["provenance"]["threads"] == 1
+    assert {"torch", "device", "commit", "utc"} <= set(lines[1]["provenance"])
+
+
+def test_unknown_name(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["layer"])
+    assert stopped.value.code == 2
+    assert "expected names among solver, layers, networks, got layer" in capsys.readouterr().err
+
+
+def test_out_that_is_a_file(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command.main(["networks", "--out", str(tmp_path / "file")]) == 2
+    assert "expected a folder" in capsys.readouterr().err
+
+
+def test_a_benchmark_that_fails_is_named_and_the_others_go_on(tiny, monkeypatch, capsys):
+    def broken(*, quick, say):
+        raise RuntimeError("the ranks differ [3]")
+
+    monkeypatch.setitem(command.BENCHMARKS, "solver", ("broken", broken))
+    assert command.main(["solver", "networks"]) == 1
+    captured = capsys.readouterr()
+    assert "solver: the ranks differ [3]" in captured.err
+    assert "MLP, L2" in captured.out

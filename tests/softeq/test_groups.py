@@ -1,0 +1,306 @@
+"""Groups: their samples obey the defining equations and cover the group."""
+
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from softeq import groups
+from softeq.groups import Group
+
+TIGHT = {"atol": 1e-9, "rtol": 1e-9}
+
+
+def eye(d):
+    return torch.eye(d, dtype=torch.float64)
+
+
+def is_orthogonal(g):
+    torch.testing.assert_close(g.mT @ g, eye(g.shape[-1]).expand_as(g), **TIGHT)
+
+
+def has_unit_determinant(g):
+    torch.testing.assert_close(torch.linalg.det(g), torch.ones(len(g), dtype=torch.float64), **TIGHT)
+
+
+def keeps_metric(p, q):
+    eta = torch.diag(torch.tensor([1.0] * p + [-1.0] * q, dtype=torch.float64))
+
+    def check(g):
+        torch.testing.assert_close(g.mT @ eta @ g, eta.expand_as(g), **TIGHT)
+
+    return check
+
+
+def keeps_symplectic_form(g):
+    m = g.shape[-1] // 2
+    form = torch.zeros(2 * m, 2 * m, dtype=torch.float64)
+    form[:m, m:], form[m:, :m] = eye(m), -eye(m)
+    torch.testing.assert_close(g.mT @ form @ g, form.expand_as(g), **TIGHT)
+
+
+def keeps_time_direction(g):
+    assert (g[:, 0, 0] > 0).all()
+
+
+def is_permutation(g):
+    assert ((g == 0) | (g == 1)).all()
+    assert (g.sum(-1) == 1).all()
+    assert (g.sum(-2) == 1).all()
+
+
+def is_shift(g):
+    is_permutation(g)
+    first = g[:, :, 0].argmax(-1)
+    for element, shift in zip(g, first, strict=True):
+        torch.testing.assert_close(element, eye(g.shape[-1]).roll(int(shift), 0))
+
+
+def is_identity(g):
+    torch.testing.assert_close(g, eye(g.shape[-1]).expand_as(g), **TIGHT)
+
+
+def turns_back_after(n):
+    """Rotations by multiples of 2 pi / n, alone."""
+
+    def check(g):
+        has_unit_determinant(g)
+        is_orthogonal(g)
+        is_identity(torch.linalg.matrix_power(g, n))
+
+    return check
+
+
+def is_symmetry_of_polygon(n):
+    """Maps the corners of a regular n-gon with one corner at the top onto each other."""
+    angles = torch.arange(n, dtype=torch.float64) * 2 * torch.pi / n
+    corners = torch.stack([angles.sin(), angles.cos()])
+
+    def check(g):
+        is_orthogonal(g)
+        distance = (g @ corners).mT.unsqueeze(2) - corners.T
+        assert (distance.norm(dim=-1).amin(-1) < 1e-9).all()
+
+    return check
+
+
+def fixes_z(g):
+    is_orthogonal(g)
+    z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(g @ z, z.expand(len(g), 3), **TIGHT)
+
+
+def planar(check):
+    return lambda g: check(g[:, :2, :2])
+
+
+def commutes_with(*matrices):
+    def check(g):
+        for matrix in matrices:
+            torch.testing.assert_close(g @ matrix, matrix @ g, **TIGHT)
+
+    return check
+
+
+def keeps_product_of_forms(g):
+    """SL(2) keeps the area form J, so SL(2) x SL(2) keeps J (x) J, which is symmetric."""
+    form = torch.kron(QUARTER_TURN, QUARTER_TURN)
+    torch.testing.assert_close(g.mT @ form @ g, form.expand_as(g), **TIGHT)
+
+
+def is_among_products_of(first, second):
+    """Kronecker products of the elements of two finite groups, enumerated."""
+
+    def check(g):
+        products = torch.stack([torch.kron(a, b) for a, b in itertools.product(closure(first()), closure(second()))])
+        nearest = (g.unsqueeze(1) - products).abs().amax((-1, -2)).amin(1)
+        assert (nearest < 1e-9).all()
+
+    return check
+
+
+def closure(group):
+    """All elements of a finite group, from its generators."""
+    elements = [eye(group.d)]
+    for element in elements:
+        for h in group.discrete_generators:
+            new = element @ h
+            if not any(torch.allclose(new, old, atol=1e-9) for old in elements):
+                elements.append(new)
+    return elements
+
+
+QUARTER_TURN = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+SWAP = eye(2).flip(0)
+LORENTZ = (keeps_metric(1, 3),)
+DEFINING: dict[str, tuple] = {
+    "Trivial(1)": (is_identity,),
+    "Trivial(3)": (is_identity,),
+    **{f"SO({n})": (is_orthogonal, has_unit_determinant) for n in (2, 3, 4)},
+    **{f"O({n})": (is_orthogonal,) for n in (1, 2, 3, 4)},
+    "SO13": (*LORENTZ, has_unit_determinant),
+    "SO13p": (*LORENTZ, has_unit_determinant, keeps_time_direction),
+    "Lorentz": LORENTZ,
+    "SOpq(1,1)": (keeps_metric(1, 1), has_unit_determinant),
+    "SOpq(2,1)": (keeps_metric(2, 1), has_unit_determinant),
+    "SOpq(2,2)": (keeps_metric(2, 2), has_unit_determinant),
+    "SOpq(0,3)": (is_orthogonal, has_unit_determinant),
+    "Sp(2)": (keeps_symplectic_form,),
+    "Sp(4)": (keeps_symplectic_form,),
+    "SL(2)": (has_unit_determinant,),
+    "SL(3)": (has_unit_determinant,),
+    "Cyclic(1)": (is_identity,),
+    "Cyclic(3)": (turns_back_after(3),),
+    "Cyclic(8)": (turns_back_after(8),),
+    "Dihedral(1)": (is_orthogonal, lambda g: is_identity(g @ g)),
+    "Dihedral(3)": (is_symmetry_of_polygon(3),),
+    "Dihedral(4)": (is_symmetry_of_polygon(4),),
+    "Z(1)": (is_identity,),
+    "Z(4)": (is_shift,),
+    "Permutation(1)": (is_identity,),
+    "Permutation(2)": (is_permutation,),
+    "Permutation(4)": (is_permutation,),
+    "SO2eR3": (fixes_z, has_unit_determinant),
+    "O2eR3": (fixes_z,),
+    "DkeR3(1)": (fixes_z, lambda g: is_identity(g @ g)),
+    "DkeR3(4)": (fixes_z, planar(is_symmetry_of_polygon(4))),
+    "SO(2)*Permutation(2)": (
+        is_orthogonal,
+        commutes_with(torch.kron(QUARTER_TURN, eye(2)), torch.kron(eye(2), SWAP)),
+    ),
+    "Z(3)*Dihedral(4)": (is_among_products_of(lambda: groups.Z(3), lambda: groups.Dihedral(4)),),
+    "SL(2)*SL(2)": (has_unit_determinant, keeps_product_of_forms),
+}
+
+
+def check_members(group_id, elements):
+    for check in DEFINING[group_id]:
+        check(elements)
+
+
+def test_the_table_has_every_named_group(all_group_ids):
+    named = {
+        name
+        for name, f in vars(groups).items()
+        if inspect.isfunction(f) and f.__module__ == groups.__name__ and name[0] != "_"
+    }
+    assert named == {group_id.split("(")[0] for group_id in all_group_ids}
+    assert set(DEFINING) == set(all_group_ids)
+
+
+def test_samples_obey_the_defining_equations(group_id, group, rng):
+    g = group.sample(40, rng)
+    assert g.shape == (40, group.d, group.d)
+    assert g.dtype == torch.float64
+    check_members(group_id, g)
+
+
+def test_generators_obey_the_defining_equations(group_id, group):
+    if len(group.discrete_generators):
+        check_members(group_id, group.discrete_generators)
+    if len(group.lie_algebra):
+        check_members(group_id, torch.linalg.matrix_exp(0.7 * group.lie_algebra))
+
+
+def test_samples_repeat_with_their_generator_and_differ_without(group):
+    def draw(seed):
+        return group.sample(30, torch.Generator().manual_seed(seed))
+
+    torch.testing.assert_close(draw(1), draw(1), atol=0, rtol=0)
+    if not torch.equal(draw(1), eye(group.d).expand(30, -1, -1)):
+        assert not torch.equal(draw(1), draw(2))
+
+
+FINITE = {
+    "Cyclic(5)": (lambda: groups.Cyclic(5), 5),
+    "Dihedral(3)": (lambda: groups.Dihedral(3), 6),
+    "Dihedral(4)": (lambda: groups.Dihedral(4), 8),
+    "Z(4)": (lambda: groups.Z(4), 4),
+    "Permutation(3)": (lambda: groups.Permutation(3), 6),
+    "Permutation(4)": (lambda: groups.Permutation(4), 24),
+    "DkeR3(3)": (lambda: groups.DkeR3(3), 6),
+    "Z(2)*Z(3)": (lambda: groups.Z(2) * groups.Z(3), 6),
+    "S4 from its generators": (lambda: Group("S4", np.zeros((0, 4, 4)), groups.Permutation(4).discrete_generators), 24),
+}
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_samples_of_a_finite_group_reach_every_element(name, rng):
+    make, order = FINITE[name]
+    group = make()
+    elements = torch.stack(closure(group))
+    assert len(elements) == order
+    nearest = (group.sample(60 * order, rng).unsqueeze(1) - elements).abs().amax((-1, -2)).min(1)
+    assert (nearest.values < 1e-9).all()
+    counts = nearest.indices.bincount(minlength=order)
+    assert (counts > 0).all(), "an element was never drawn"
+    if not name.startswith("S4"):  # no law is promised where the group has no name
+        # Uniform: each count is binomial with mean 60 and standard deviation below 8.
+        assert ((counts - 60).abs() < 6 * 60**0.5).all()
+
+
+@pytest.mark.parametrize(("make", "n"), [(groups.Cyclic, 700), (groups.Z, 150)], ids=["Cyclic(700)", "Z(150)"])
+def test_samples_of_a_long_cycle_are_spread_over_it(make, n, rng):
+    g = make(n).sample(200, rng)
+    first = g[:, :, 0]
+    places = (
+        first.argmax(1).double() / n if make is groups.Z else torch.atan2(first[:, 1], first[:, 0]) / (2 * torch.pi) % 1
+    )
+    torch.testing.assert_close(places * n, (places * n).round(), atol=1e-6, rtol=0)
+    assert places.unique().numel() > 90
+    assert (places.histc(4, 0, 1) > 25).all()
+
+
+HAAR = {
+    "SO(2)": lambda: groups.SO(2),
+    "SO(3)": lambda: groups.SO(3),
+    "O(2)": lambda: groups.O(2),
+    "O(3)": lambda: groups.O(3),
+    "O(4)": lambda: groups.O(4),
+}
+
+
+@pytest.mark.parametrize("name", HAAR)
+def test_haar_samples_have_the_moments_of_haar_measure(name, rng):
+    """E g_ij = 0, E g_ij g_kl = delta_ik delta_jl / d (for SO(2) the symbol epsilon enters as well)."""
+    group = HAAR[name]()
+    n, d = 20_000, group.d
+    g = group.sample(n, rng)
+    error = 5 / n**0.5
+    assert g.mean(0).abs().max() < error
+    second = torch.einsum("nij,nkl->ikjl", g, g) / n
+    expected = torch.einsum("ik,jl->ikjl", eye(d), eye(d)) / d
+    if name == "SO(2)":
+        expected = expected + torch.einsum("ik,jl->ikjl", QUARTER_TURN, QUARTER_TURN) / d
+    assert (second - expected).abs().max() < error
+    halves = (torch.linalg.det(g) < 0).double().mean()
+    assert abs(halves - (0.0 if name.startswith("SO") else 0.5)) < error
+
+
+@pytest.mark.parametrize("group_id", ["SO13", "Lorentz", "SOpq(2,1)"], indirect=True)
+def test_samples_reach_every_component_of_an_indefinite_group(group_id, group, rng):
+    g = group.sample(200, rng)
+    components = {(bool(a), bool(b)) for a, b in zip(torch.linalg.det(g) > 0, g[:, 0, 0] > 0, strict=True)}
+    assert len(components) == {"SO13": 2, "Lorentz": 4, "SOpq(2,1)": 2}[group_id]
+
+
+@pytest.mark.parametrize("group_id", ["SO13", "Sp(4)", "SL(3)"], indirect=True)
+def test_samples_of_a_non_compact_group_leave_the_orthogonal_ones(group, rng):
+    g = group.sample(50, rng)
+    assert ((g.mT @ g - eye(group.d)).abs().amax((1, 2)) > 0.1).double().mean() > 0.5
+    assert g.abs().max() < 1e3, "elements so large that any comparison drowns in rounding"
+
+
+ALGEBRA_DIMENSIONS = {
+    "Trivial(1)": 0, "SO(2)": 1, "SO(3)": 3, "SO(4)": 6, "O(3)": 3, "SO13": 6, "Lorentz": 6, "SOpq(2,2)": 6, "Sp(2)": 3,
+    "Sp(4)": 10, "SL(2)": 3, "SL(3)": 8, "Permutation(4)": 0, "SO2eR3": 1, "SL(2)*SL(2)": 6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group_id", ALGEBRA_DIMENSIONS, indirect=True)
+def test_lie_algebra_has_the_dimension_of_the_group(group_id, group):
+    algebra = group.lie_algebra.flatten(1)
+    assert len(algebra) == ALGEBRA_DIMENSIONS[group_id]
+    assert len(algebra) == 0 or torch.linalg.matrix_rank(algebra) == len(algebra)
