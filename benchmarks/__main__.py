@@ -13,6 +13,7 @@ from rich.console import Console
 
 from benchmarks import layers, networks, solver
 from benchmarks.report import Report, append_rows, environment
+from benchmarks.timing import thread_counts
 
 BENCHMARKS: dict[str, tuple[str, Callable[..., Report]]] = {
     solver.NAME: ("equivariant bases: time and memory against the emlp package", solver.run),
@@ -50,15 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, console: Console, errors: Console) -> int:
     failed = 0
+    threads = tuple(dict.fromkeys(options.threads)) if options.threads else thread_counts()
     for name in dict.fromkeys(options.names or BENCHMARKS):
         began = time.perf_counter()
-        with errors.status(name) as status:
-            try:
-                report = BENCHMARKS[name][1](quick=options.quick, say=status.update)
-            except RuntimeError as error:
-                errors.print(f"{name}: {error}", markup=False)
-                failed = 1
-                continue
+        try:
+            with errors.status(name) as status:
+                # A screen shows what is under way in one line; a log gets a line each.
+                say = status.update if errors.is_terminal else lambda what: errors.print(what, highlight=False)
+                report = BENCHMARKS[name][1](quick=options.quick, threads=threads, say=say)
+        except RuntimeError as error:
+            errors.print(f"{name}: {error}", markup=False)
+            failed = 1
+            continue
         seconds = time.perf_counter() - began
         report.print(console)
         console.print(f"{name}: {seconds:.0f} s\n", style="dim", highlight=False)
@@ -75,9 +79,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"among {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="under a minute: no compilation, fewer cases and rounds")
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        action="append",
+        metavar="N",
+        help="of layers and networks; may be given again (1 and 2); where other work runs, trust 1 alone",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="append JSON lines to DIR/benchmarks.jsonl")
     parser.add_argument("--list", action="store_true", help="say what there is and stop")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.naive import NaiveTwoPathways, l2_penalty
 from benchmarks.report import Report, Row, compared, table
-from benchmarks.timing import cold_compiler, interleaved, seconds_of, thread_counts, using_threads
+from benchmarks.timing import cold_compiler, interleaved, seconds_of, using_threads
 from models.dynamics import uniform_rep
 from softeq import Prior, SoftLinear, fold, harden, prior_penalty
 from softeq.groups import O
@@ -89,16 +89,18 @@ def training_step(module: nn.Module, forward: Forward, x: Tensor, grad: Tensor) 
 def run(
     *,
     quick: bool = False,
+    threads: Sequence[int] = (1,),
     channels: int = 384,
     rows: int = 500,
     blocks: int = 25,
     block_seconds: float = 0.06,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Measures every arm, eager and compiled, on one and two threads.
+    """Measures every arm, eager and compiled.
 
     Args:
-        quick: eager on one thread alone, and fewer blocks.
+        quick: eager alone, on the first number of threads, and fewer blocks.
+        threads: the numbers of threads to measure on, one after the other.
         channels, rows: the layer's width and the batch.
         blocks, block_seconds: see `interleaved`.
         say: told what is under way.
@@ -107,21 +109,21 @@ def run(
     remarks = []
     blocks = min(blocks, 9) if quick else blocks
 
-    def trained(threads: int, mode: str) -> list[Row]:
-        say(f"layers: {mode}, threads: {threads}")
+    def trained(count: int, mode: str) -> list[Row]:
+        say(f"layers: {mode}, threads: {count}")
         steps, compiling = _steps(arms(channels), mode, batch(rows, channels))
         taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds)
-        return compared(NAME, f"training step, {mode}", taken, TWIN, threads, compiling)
+        return compared(NAME, f"training step, {mode}", taken, TWIN, count, compiling)
 
-    for threads in thread_counts()[: 1 if quick else None]:
-        with using_threads(threads):
-            done += trained(threads, "eager")
-            done += _infer(inference_arms(channels), batch(rows, channels)[0].detach(), threads, blocks, block_seconds)
+    for count in threads[:1] if quick else threads:
+        with using_threads(count):
+            done += trained(count, "eager")
+            done += _infer(inference_arms(channels), batch(rows, channels)[0].detach(), count, blocks, block_seconds)
             if quick:
                 continue
             try:
                 with cold_compiler():
-                    done += trained(threads, "compiled")
+                    done += trained(count, "compiled")
             except RuntimeError as error:
                 remarks = [f"torch.compile does not work here: {str(error).strip().splitlines()[0]}"]
     return Report(done, [_table(done, channels, rows)], remarks)

@@ -90,7 +90,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cap
         box=box.SIMPLE_HEAD,
     )
     for index, column in enumerate(columns):
-        made.add_column(Text(column), justify="right" if index else "left", no_wrap=index == 0)
+        # Ranges may take several lines on a narrow screen; nothing else should.
+        ranges = any("[" in row[index] for row in rows)
+        made.add_column(Text(column), justify="right" if index else "left", no_wrap=not ranges)
     for row in rows:
         made.add_row(*map(Text, row))
     return made

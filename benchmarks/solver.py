@@ -37,10 +37,17 @@ _ONE_THREAD = {
 Measured = dict[str, list[dict[str, Any]]]
 
 
-def run(*, quick: bool = False, seconds: float = 200.0, say: Callable[[str], None] = lambda _: None) -> Report:
+def run(
+    *,
+    quick: bool = False,
+    threads: Sequence[int] = (),
+    seconds: float = 180.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
     """Measures every case once, then again in further rounds while they fit into ``seconds``, 5 rounds at most.
 
     Args:
+        threads: not used; both packages solve on one thread, as a second one gains nothing at these sizes.
         quick: two cases, one round, and emlp for the smaller one alone and only where its environment exists.
         seconds: of the whole benchmark, the making of emlp's environment apart.
         say: told what is under way.

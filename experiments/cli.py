@@ -10,9 +10,8 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 from experiments import plots, record, registry, render, runner, tables
 from experiments.experiment import Experiment
@@ -74,7 +73,7 @@ def _one_line(command: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("default", SofteqWarning)
-            warnings.showwarning = _show_warning
+            warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
             try:
                 command(*args, **kwargs)
             except SofteqError as error:
@@ -90,15 +89,11 @@ def _fail(message: str) -> None:
     sys.stderr.write(f"softeq: {' '.join(message.split())}\n")
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    _fail(f"warning: {message}")
+def _show_warning(others: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any) -> None:
+    if issubclass(category, SofteqWarning):
+        _fail(f"warning: {message}")
+    else:
+        others(message, category, *place)
 
 
 def _root(
@@ -171,30 +166,34 @@ def plot(
     # The records behind the README are not a place for what anybody can draw again.
     home = Path(DEFAULT_OUT) if folder == Path(RESULTS) else folder
     path = file or home / f"{chosen.name}.png"
-    mine = tables.select(records, chosen.name, shown)
     if chosen.plot is None:
-        plots.plot_experiment(mine, chosen, path, shown)
+        plots.plot_experiment(records, chosen, path, shown)
     else:
-        chosen.plot(mine, path)
-    typer.echo(f"{path}: preset {shown}, {len(mine)} records from {folder}" + (f"; {remark}" if remark else ""))
+        chosen.plot(records, path)
+    typer.echo(f"{path}: preset {shown}, {len(records)} records from {folder}" + (f"; {remark}" if remark else ""))
 
 
 def _find(chosen: Experiment, preset: str | None, out: Path | None) -> tuple[list[record.Record], Path, str, str]:
-    """The records, the folder that holds them, the preset to show, and how it was chosen, if it was."""
+    """The records of the preset to show, the folder they are in, the preset, and how it was chosen, if it was."""
     if preset is not None and preset not in chosen.presets:
         raise registry.unknown("preset", preset, chosen.presets)
     folders = [Path(DEFAULT_OUT), Path(RESULTS)] if out is None else [out]
+    seen = []
     for folder in folders:
-        records = record.read(record.record_path(folder, chosen.name))
-        held = sorted({r["preset"] for r in tables.select(records, chosen.name)})
-        if held:
-            shown = tables.choose_preset(tables.select(records, chosen.name), preset)
-            others = [name for name in held if name != shown]
-            remark = f"the largest preset there, beside {', '.join(others)}" if preset is None and others else ""
-            return records, folder, shown, remark
+        records = tables.select(record.read(record.record_path(folder, chosen.name)), chosen.name)
+        held = {r["preset"] for r in records}
+        seen += [f"{name} in {folder}" for name in sorted(held)]
+        if preset in held or (preset is None and held):
+            shown = tables.choose_preset(records, preset)
+            others = ", ".join(sorted(held - {shown}))
+            remark = f"the largest preset there, beside {others}" if preset is None and others else ""
+            return [r for r in records if r["preset"] == shown], folder, shown, remark
     places = " or ".join(str(folder) for folder in folders)
+    what = f"{chosen.name}, preset {preset}," if preset else chosen.name
+    hint = f" --preset {preset}" if preset else ""
+    there = f" (there are records of {', '.join(seen)})" if seen else ""
     raise SofteqError(
-        f"no records of {chosen.name} in {places}: make some with `softeq run {chosen.name}`, or name another --out"
+        f"no records of {what} in {places}{there}: make some with `softeq run {chosen.name}{hint}`, or name another --out"
     )
 
 
@@ -208,5 +207,4 @@ def list_experiments() -> None:
 
 
 if __name__ == "__main__":
-    with suppress(BrokenPipeError):
-        sys.exit(main())
+    sys.exit(main())

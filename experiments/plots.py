@@ -160,16 +160,18 @@ def plot_precision(
         SofteqError: without a finite error at some precision; `plot_experiment` for the others.
     """
     curve = _precision_curve(records, metric)
-    lines = {v: x for v in ("hard", "none") if (x := _positive(r for r in records if r["variant"] == v)(metric))}
+    lines = {v: x for v in ("hard", "none") if (x := _positive((r for r in records if r["variant"] == v), metric))}
     if not curve:
         raise SofteqError(f"nothing to draw: no record of a variant soft@VALUE has a finite, positive {metric}")
-    _draw(path, (6.4, 4.2), lambda axes: _precision(axes, curve, lines, label, title))
+    drawn = [r for r in records if r["variant"].startswith("soft@") or r["variant"] in ("hard", "none")]
+    lost = len(_values(drawn, metric)) - sum(len(x) for x in (*curve.values(), *lines.values()))
+    heading = [title] * bool(title) + [f"{lost} diverged {'run' if lost == 1 else 'runs'} not drawn"] * bool(lost)
+    _draw(path, (6.4, 4.2), lambda axes: _precision(axes, curve, lines, label, heading))
 
 
-def _positive(records: Iterable[Record]) -> Callable[[str], list[float]]:
+def _positive(records: Iterable[Record], key: str) -> list[float]:
     """What a logarithmic axis can show: the finite, positive values of a metric."""
-    held = list(records)
-    return lambda key: [x for x in _values(held, key) if math.isfinite(x) and x > 0]
+    return [x for x in _values(records, key) if math.isfinite(x) and x > 0]
 
 
 def _precision_curve(records: Sequence[Record], metric: str) -> dict[float, list[float]]:
@@ -183,12 +185,12 @@ def _precision_curve(records: Sequence[Record], metric: str) -> dict[float, list
                     f" got {precision!r}"
                 )
             groups.setdefault(float(precision), []).append(r)
-    curve = {precision: _positive(group)(metric) for precision, group in sorted(groups.items())}
+    curve = {precision: _positive(group, metric) for precision, group in sorted(groups.items())}
     return {precision: values for precision, values in curve.items() if values}
 
 
 def _precision(
-    axes: Axes, curve: Mapping[float, list[float]], lines: Mapping[str, list[float]], label: str, title: str
+    axes: Axes, curve: Mapping[float, list[float]], lines: Mapping[str, list[float]], label: str, heading: list[str]
 ) -> None:
     for (variant, values), colour, dash in zip(lines.items(), COLOURS[1:], ("--", "-."), strict=False):
         axes.axhspan(min(values), max(values), color=colour, alpha=0.12, linewidth=0)
@@ -218,9 +220,8 @@ def _precision(
     axes.set_ylabel(label)
     seeds = sorted({len(v) for v in (*curve.values(), *lines.values())})
     n = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    axes.set_title(
-        f"{title}\n" * bool(title) + f"mean, band from the least to the largest of {n} seeds", loc="left", fontsize=9.5
-    )
+    heading = [*heading, f"mean, band from the least to the largest of {n} seeds"]
+    axes.set_title("\n".join(heading), loc="left", fontsize=9.5)
 
 
 def _draw(path: str | Path, size: tuple[float, float], draw: Callable[[Axes], None]) -> None:

@@ -1,1 +1,1 @@
-
+"""Measuring the equivariance of any callable."""

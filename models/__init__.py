@@ -1,1 +1,1 @@
-
+"""Whole networks out of softeq layers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from softeq.errors import SofteqValueError
 from softeq.groups import Group
 from softeq.linear import SoftLinear
 from softeq.nonlinearity import SoftGated, gated
-from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START
+from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, Weights
 from softeq.reps import Rep, T, check_same_group
 
 
@@ -103,12 +105,13 @@ class SoftEMLP(nn.Module):
         if layers < 0:
             raise SofteqValueError(f"layers: expected at least 0, got {layers}")
         if published and constraint == "none":
-            raise SofteqValueError("published: the paper has no such network with constraint='none'; use models.mlp.MLP")
+            raise SofteqValueError(
+                "published: the paper has no such network with constraint='none'; use models.mlp.MLP"
+            )
         hidden = uniform_rep(channels, group)
         reps = [rep_in, *[hidden] * layers]
         self.blocks = nn.ModuleList(
-            SoftEMLPBlock(a, b, constraint=constraint, published=published)
-            for a, b in zip(reps[:-1], reps[1:], strict=True)
+            SoftEMLPBlock(a, b, constraint=constraint, published=published) for a, b in itertools.pairwise(reps)
         )
         self.last = SoftLinear(reps[-1], rep_out, constraint=constraint)
         if published:
@@ -125,9 +128,12 @@ class SoftEMLP(nn.Module):
 
 @torch.no_grad()
 def _published_start(layer: SoftLinear) -> None:
-    equivariant = layer.pathways[EQUIVARIANT]
+    pathways = dict(layer.pathways.items())
+    equivariant, residual = pathways[EQUIVARIANT], pathways.get(RESIDUAL)
+    if not isinstance(equivariant, Weights) or equivariant.bias is None:
+        raise SofteqValueError("published: expected linear layers with an equivariant weight and bias")
     nn.init.orthogonal_(equivariant.weight)
     equivariant.bias.uniform_(-1, 1).mul_(layer.out_features**-0.5)
-    if RESIDUAL in layer.pathways:
-        layer.pathways[RESIDUAL].weight.copy_(RESIDUAL_START * equivariant.weight)
-        layer.pathways[RESIDUAL].bias.copy_(RESIDUAL_START * equivariant.bias)
+    if isinstance(residual, Weights) and residual.bias is not None:
+        residual.weight.copy_(RESIDUAL_START * equivariant.weight)
+        residual.bias.copy_(RESIDUAL_START * equivariant.bias)

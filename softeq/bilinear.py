@@ -67,6 +67,9 @@ class EquivariantBilinear(nn.Module):
             ``nn.Linear`` does. The published code has 0.1 throughout, which explodes where features are of order one.
     """
 
+    order_in: Tensor | None
+    order_out: Tensor | None
+
     def __init__(self, rep_in: Rep, rep_out: Rep, scale: float | None = None) -> None:
         super().__init__()
         self.layout_in, self.layout_out = TypeLayout.of(rep_in), TypeLayout.of(rep_out)
@@ -160,11 +163,14 @@ class ResidualBilinear(nn.Module):
     """An unconstrained quadratic map, linear in its parameters: products of fixed pairs of coordinates, then a matrix.
 
     A free bilinear map between 400 coordinates has 64 million weights. A low-rank factorisation is small, but it is
-    cubic in its factors: a Gaussian prior on them is no Gaussian on the map, and zero is a trap that no gradient leaves.
+    cubic in its factors: a Gaussian prior on them is no Gaussian on the map, and no gradient leads out of zero.
     Here ``y = U z`` with ``z_r = x_i(r) x_j(r)``: the prior on U is a Gaussian on the map itself, zero has a gradient,
     and the cost is that of ``rank`` more columns in a linear layer. Which coordinates meet does not matter, as the soft
     linear layer in front can move anything into them.
     """
+
+    left: Tensor
+    right: Tensor
 
     def __init__(self, size_in: int, size_out: int, rank: int, start: float) -> None:
         super().__init__()
@@ -241,7 +247,8 @@ class SoftBilinear(SoftLayer):
         """The equivariant pathway alone."""
         if EQUIVARIANT not in self.pathways:
             raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        self.pathways.pop(RESIDUAL, None)
+        if RESIDUAL in self.pathways:
+            del self.pathways[RESIDUAL]
         self.constraint = "hard"
         return self
 

@@ -39,6 +39,8 @@ class Blocks:
 
     def projected(self, weight: Tensor) -> Tensor:
         """The projected blocks of a weight, flat, in the order of ``places`` and the weight's dtype."""
+        if not self.shapes:  # nothing is equivariant: an empty tensor that still knows its weight
+            return weight.reshape(-1).index_select(0, self.places)
         parts = [
             (part if basis is None else (part @ basis) @ basis.T).reshape(-1) for part, basis in self.gather(weight)
         ]
@@ -47,8 +49,6 @@ class Blocks:
 
 def add_projection(base: Tensor | None, weight: Tensor, blocks: Blocks) -> Tensor:
     """``base + P(weight)``, same shapes; ``P(weight)`` alone where base is ``None``."""
-    if not blocks.shapes:
-        return torch.zeros_like(weight) if base is None else base
     if torch.compiler.is_compiling():
         return _add_projection(base, weight, blocks)
     if base is None:
@@ -65,8 +65,6 @@ def squared_norm(parameter: Tensor) -> Tensor:
 
 def split_squared_norm(weight: Tensor, blocks: Blocks, inside: float, outside: float) -> Tensor:
     """``inside ||P(W)||^2 + outside ||W - P(W)||^2``, 0-d."""
-    if not blocks.shapes:
-        return outside * squared_norm(weight)
     if torch.compiler.is_compiling():
         return _split_squared_norm(weight, blocks, inside, outside)
     return _SplitSquaredNorm.apply(weight, blocks, inside, outside)
@@ -77,7 +75,7 @@ def _add_projection(base: Tensor | None, weight: Tensor, blocks: Blocks) -> Tens
     if base is not None:
         return base.reshape(-1).scatter_add(0, blocks.places, values).view(weight.shape)
     empty = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-    return empty.view(-1).scatter_(0, blocks.places, values).view(weight.shape)
+    return empty.view(-1).scatter_add_(0, blocks.places, values).view(weight.shape)
 
 
 def _split_squared_norm(weight: Tensor, blocks: Blocks, inside: float, outside: float) -> Tensor:
@@ -101,11 +99,11 @@ class _Projection(torch.autograd.Function):
         ctx.blocks = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _add_projection(None, grad, ctx.blocks), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         return _add_projection(None, tangent, ctx.blocks)
 
 
@@ -121,11 +119,11 @@ class _AddProjection(torch.autograd.Function):
         ctx.blocks = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         return grad, _add_projection(None, grad, ctx.blocks), None
 
     @staticmethod
-    def jvp(ctx: Any, base: Tensor, weight: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, base: Tensor, weight: Tensor, *_: None) -> Tensor:
         return _add_projection(base, weight, ctx.blocks)
 
 
@@ -143,11 +141,11 @@ class _SquaredNorm(torch.autograd.Function):
         ctx.save_for_forward(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return ctx.saved_tensors[0] * (2 * grad)
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
         return 2 * (ctx.saved_tensors[0] * tangent).sum()
 
 
@@ -173,9 +171,9 @@ class _SplitSquaredNorm(torch.autograd.Function):
         return gradient
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         return _SplitSquaredNorm._gradient(ctx, grad), None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         return (_SplitSquaredNorm._gradient(ctx, 1.0) * tangent).sum()

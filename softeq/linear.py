@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn import functional as F
 
 from softeq.errors import SofteqValueError
 from softeq.pathways import (
@@ -27,7 +27,8 @@ class SoftLinear(MergedLayer):
     """``y = x (P(W_e) + W_b)^T + P_b b_e + b_b`` (Finzi, Benton, Wilson 2021, section 4), as one linear operation.
 
     Args:
-        rep_in, rep_out: representations bound to one group; input ``(..., rep_in.size)``, output ``(..., rep_out.size)``.
+        rep_in, rep_out: representations bound to one group, of input ``(..., rep_in.size)`` and output
+            ``(..., rep_out.size)``.
         constraint: ``"soft"``, ``"hard"`` (equivariant pathway alone) or ``"none"`` (residual pathway alone).
         parametrization: ``"pathways"``, the paper's, two weights; or ``"projected"``, one free weight whose penalty
             prices its equivariant part and the rest apart (equal at the optimum of the split). Hard and none have one
@@ -44,6 +45,9 @@ class SoftLinear(MergedLayer):
     Raises:
         SofteqValueError: unbound or empty reps, reps of different groups, an unknown constraint or parametrization.
     """
+
+    free_weight: nn.Parameter
+    free_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -108,13 +112,18 @@ class SoftLinear(MergedLayer):
 
     def _merge(self, kind: str, project: Callable[..., Tensor]) -> Tensor:
         if self.projected:
-            return self.free_weight if kind == "weight" else self.free_bias
-        free = getattr(self.pathways[RESIDUAL], kind) if RESIDUAL in self.pathways else None
-        if EQUIVARIANT in self.pathways:
-            return project(getattr(self.pathways[EQUIVARIANT], kind), free)
+            return getattr(self, f"free_{kind}")
+        equivariant, residual = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
+        free = None if residual is None else getattr(residual, kind)
+        if equivariant is not None:
+            return project(getattr(equivariant, kind), free)
         if free is None:
             raise SofteqValueError("SoftLinear has no pathway left: build it again with its constraint")
         return free
+
+    def _pathway(self, name: str) -> Weights | None:
+        pathway = self.pathways[name] if name in self.pathways else None  # noqa: SIM401 - a ModuleDict has no get
+        return pathway if isinstance(pathway, Weights) else None
 
     def _project_bias(self, bias: Tensor, base: Tensor | None = None) -> Tensor:
         if self.bias_projector is None:
@@ -143,7 +152,7 @@ class SoftLinear(MergedLayer):
         equivariant, residual = precisions[EQUIVARIANT], precisions[RESIDUAL]
         both = equivariant * residual / (equivariant + residual) if equivariant + residual > 0 else 0.0
         total = self.free_weight.new_zeros(())
-        parts = [(self.free_weight, self.projector)]
+        parts: list[tuple[nn.Parameter, EquivariantProjector]] = [(self.free_weight, self.projector)]
         if self.free_bias is not None and self.bias_projector is not None:
             parts.append((self.free_bias, self.bias_projector))
         for parameter, projector in parts:
@@ -174,14 +183,16 @@ class SoftLinear(MergedLayer):
     @torch.no_grad()
     def hardened(self) -> SoftLinear:
         """The hard layer with this one's equivariant pathway; of the projected form, with ``P(W)``."""
-        if self.constraint == "none":
+        source = self.folded() if self.projected else self._pathway(EQUIVARIANT)
+        if source is None:
             raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
         has_bias = self.bias_projector is not None
         hard = SoftLinear(self.rep_in, self.rep_out, constraint="hard", bias=has_bias)
-        source = self.folded() if self.projected else self.pathways[EQUIVARIANT]
-        target = hard.to(source.weight.device, source.weight.dtype).pathways[EQUIVARIANT]
+        target = hard.to(source.weight.device, source.weight.dtype)._pathway(EQUIVARIANT)
+        if target is None:
+            raise SofteqValueError("harden: the hard layer was built without its equivariant pathway")
         target.weight.copy_(hard.projector(source.weight))
-        if has_bias:
+        if source.bias is not None and target.bias is not None:
             target.bias.copy_(hard._project_bias(source.bias))
         return hard.train(self.training)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn import functional as F
 
 from softeq.errors import SofteqValueError
 from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, SoftLayer, Sum, pathway_penalty, pathways_of
@@ -14,13 +14,13 @@ from softeq.reps import Rep, Scalar
 
 
 def gated(rep: Rep) -> Rep:
-    """What a gated nonlinearity wants as input: a scalar gate for every tensor of the rep that is no scalar, then the rep."""
+    """The input of a gated nonlinearity: a scalar gate for every tensor of the rep that is no scalar, then the rep."""
     gates = sum(multiplicity for word, multiplicity in rep.terms if word)
     return gates * Scalar + rep
 
 
 class Gate(nn.Module):
-    """``sigmoid(gate) v`` for every tensor v; a scalar is its own gate (swish). ``(..., gated size)`` to ``(..., size)``."""
+    """``sigmoid(gate) v`` for every tensor v; a scalar is its own gate (swish)."""
 
     def __init__(self, rep: Rep) -> None:
         super().__init__()
@@ -28,10 +28,12 @@ class Gate(nn.Module):
         self.terms = [(m, rep.bound_group.d ** len(word), bool(word)) for word, m in rep.terms]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The gated features."""
+        """``(..., gated size)`` to ``(..., size)``."""
         sizes = [m * d for m, d, _ in self.terms]
         gates, *parts = x.split([self.gates, *sizes], -1)
-        opened = list(torch.sigmoid(gates).split([m for m, _, tensor in self.terms if tensor], -1)) if self.gates else []
+        opened = (
+            list(torch.sigmoid(gates).split([m for m, _, tensor in self.terms if tensor], -1)) if self.gates else []
+        )
         outputs = []
         for part, (m, d, tensor) in zip(parts, self.terms, strict=True):
             if tensor:

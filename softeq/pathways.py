@@ -18,7 +18,7 @@ PATHWAYS = (EQUIVARIANT, RESIDUAL)
 _OF_CONSTRAINT = {"soft": PATHWAYS, "hard": (EQUIVARIANT,), "none": (RESIDUAL,)}
 
 RESIDUAL_START = 1e-3
-"""A residual pathway starts at this fraction of a dense layer's size: close to the hard layer, with a gradient of its own."""
+"""The fraction of a dense layer's size at which a residual pathway starts: near the hard layer, with a gradient."""
 
 
 def pathways_of(constraint: str) -> tuple[str, ...]:
@@ -76,6 +76,9 @@ class MergedLayer(SoftLayer):
 
 class Weights(nn.Module):
     """One pathway of a layer: a weight, and a bias or none."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()

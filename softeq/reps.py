@@ -92,7 +92,7 @@ class Rep:
             blocks.extend([block] * multiplicity)
         return _block_diagonal(blocks, g)
 
-    def drho(self, A: Tensor) -> Tensor:  # noqa: N803 - the field's own letter
+    def drho(self, A: Tensor) -> Tensor:
         """The matrices of Lie algebra elements: ``(..., d, d)`` to ``(..., size, size)``; d/dt rho(exp(t A)) at 0."""
         A = self._check_square("A", A)
         eye = torch.eye(self.bound_group.d, dtype=A.dtype, device=A.device)

@@ -119,7 +119,7 @@ class EquivariantProjector(nn.Module):
         self.places: Tensor
 
     def _places(self, b: int, a: int, axis_order: tuple[int, ...]) -> Tensor:
-        """Flat places in the weight of all blocks of a pair of types, ``(m_out m_in, d_out d_in)``, tensor axes sorted."""
+        """Flat places of all blocks of a pair of types, ``(m_out m_in, d_out d_in)``, tensor axes sorted."""
         rows, columns = self.layout_out.places(b), self.layout_in.places(a)
         flat = rows[:, None, :, None] * self.shape[1] + columns[None, :, None, :]
         tensors = flat.reshape(-1, *[self.layout_in.d] * len(axis_order))

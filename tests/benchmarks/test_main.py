@@ -12,9 +12,9 @@ from benchmarks import networks
 def tiny(monkeypatch):
     """A benchmark in the place of the real one: the network's, small."""
 
-    def run(*, quick, say):
+    def run(*, quick, threads, say):
         say("under way")
-        return networks.run(quick=True, channels=30, rows=6, blocks=2, block_seconds=0.0, say=say)
+        return networks.run(quick=True, threads=threads, channels=30, rows=6, blocks=2, block_seconds=0.0, say=say)
 
     monkeypatch.setitem(command.BENCHMARKS, "networks", ("small", run))
 
@@ -27,13 +27,13 @@ def test_list(capsys):
 def test_prints_where_it_ran_and_the_table_with_ranges(tiny, capsys):
     assert command.main(["networks", "--quick"]) == 0
     out = capsys.readouterr().out
-    for part in ("torch", "cores", "MLP, L2", "soft, published form", "378", "[min, max]", "measured elsewhere"):
+    for part in ("torch", "cores", "MLP, L2", "soft, published", "378", "[min, max]", "measured elsewhere"):
         assert part in out
 
 
 def test_out_keeps_a_json_line_per_row_and_appends(tiny, tmp_path, capsys):
     for _ in range(2):
-        assert command.main(["networks", "--out", str(tmp_path / "new")]) == 0
+        assert command.main(["networks", "--threads", "1", "--out", str(tmp_path / "new")]) == 0
     lines = [json.loads(line) for line in (tmp_path / "new" / "benchmarks.jsonl").read_text().splitlines()]
     assert len(lines) == 8
     assert lines[0]["benchmark"] == "networks"
@@ -50,6 +50,14 @@ def test_unknown_name(capsys):
     assert "expected names among solver, layers, networks, got layer" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("threads", ["0", "-1", "two"])
+def test_threads_that_are_no_count(threads, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main([f"--threads={threads}"])
+    assert stopped.value.code == 2
+    assert f"expected a whole number of at least 1, got '{threads}'" in capsys.readouterr().err
+
+
 def test_out_that_is_a_file(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert command.main(["networks", "--out", str(tmp_path / "file")]) == 2
@@ -57,7 +65,7 @@ def test_out_that_is_a_file(tmp_path, capsys):
 
 
 def test_a_benchmark_that_fails_is_named_and_the_others_go_on(tiny, monkeypatch, capsys):
-    def broken(*, quick, say):
+    def broken(*, quick, threads, say):
         raise RuntimeError("the ranks differ [3]")
 
     monkeypatch.setitem(command.BENCHMARKS, "solver", ("broken", broken))

@@ -7,7 +7,7 @@ from torch.nn.functional import mse_loss
 from benchmarks import networks
 from softeq import prior_penalty
 
-ARMS = ("MLP, L2", "soft", "hard", "soft, published form")
+ARMS = ("MLP, L2", "soft", "hard", "soft, published")
 
 
 def tiny():

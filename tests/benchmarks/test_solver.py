@@ -93,7 +93,7 @@ def test_an_environment_that_cannot_be_made_says_why(tmp_path, monkeypatch):
     uv.write_text("#!/bin/sh\necho warning >&2\necho 'no network' >&2\nexit 3\n")
     uv.chmod(0o755)
     monkeypatch.setattr(emlp_environment.shutil, "which", lambda _: str(uv))
-    with pytest.raises(EmlpUnavailableError, match="^emlp cannot be installed: uv: no network$"):
+    with pytest.raises(EmlpUnavailableError, match=r"^emlp cannot be installed: uv: no network$"):
         emlp_python(tmp_path / "new")
 
 
