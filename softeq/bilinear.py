@@ -31,7 +31,7 @@ class Contraction:
     axes: tuple[int, ...]  # brings the stored axes of X into the order (out axes, in axes)
     d_out: int
     d_in: int
-    combine_last: bool  # form X[c] x[j] first and combine with w after; else combine x with w first
+    products_first: bool  # form X[c] x[j] and then combine by w; else combine x by w and then apply X
 
 
 def contractions(rep_in: Rep, rep_out: Rep) -> list[Contraction]:
@@ -49,16 +49,17 @@ def contractions(rep_in: Rep, rep_out: Rep) -> list[Contraction]:
             n = min(layout_in.types[k][1], group.d ** len(word))
             d_out, d_in = group.d ** len(word_out), group.d ** len(word_in)
             axes = tuple(order.index(axis) for axis in range(len(word)))
-            last = n * m_in * d_out * (d_in + m_out) <= m_out * n * d_in * (m_in + d_out)
-            found.append(Contraction(b, a, k, n, axes, d_out, d_in, last))
+            products_first = n * m_in * d_out * (d_in + m_out) <= m_out * n * d_in * (m_in + d_out)
+            found.append(Contraction(b, a, k, n, axes, d_out, d_in, products_first))
     return found
 
 
 class EquivariantBilinear(nn.Module):
     """EMLP's bilinear layer (Finzi, Welling, Wilson 2021, section 5), contracted per block.
 
-    The published code builds a weight matrix per sample; here each block is contracted in the cheaper of two orders,
-    and blocks that share a side share one matrix product.
+    The published code builds a weight matrix per sample. Here every block has one small weight, ``(tensors, m_in,
+    m_out)``, and is contracted in the cheaper of two orders: form the products ``X[c] x[j]`` and combine them by the
+    weight, or combine the features x by the weight and apply X.
 
     Args:
         rep_in, rep_out: representations bound to one group.
@@ -75,11 +76,11 @@ class EquivariantBilinear(nn.Module):
         self.layout_in, self.layout_out = TypeLayout.of(rep_in), TypeLayout.of(rep_out)
         self.blocks = contractions(rep_in, rep_out)
         self.size_in, self.size_out = rep_in.size, rep_out.size
-        # Per output type: blocks whose products are formed first. Per input type: those that are combined first.
-        self.last = _grouped([c for c in self.blocks if c.combine_last], "out")
-        self.first = _grouped([c for c in self.blocks if not c.combine_last], "inn")
-        self.after = nn.ParameterDict({str(b): self._start(group) for b, group in self.last.items()})
-        self.before = nn.ParameterDict({str(a): self._start(group) for a, group in self.first.items()})
+        self.products = [c for c in self.blocks if c.products_first]
+        self.features = _by_input([c for c in self.blocks if not c.products_first])
+        self.weights = nn.ParameterDict(
+            {_key(c): nn.Parameter(torch.randn(self._weight_shape(c))) for c in self.blocks}
+        )
         self.scales = [self._type_scale(b) if scale is None else scale for b in range(len(self.layout_out.types))]
         self._register_places("in", self.layout_in)
         self._register_places("out", self.layout_out)
@@ -94,13 +95,8 @@ class EquivariantBilinear(nn.Module):
         products = sum(c.tensors * self.layout_in.types[c.inn][1] * c.d_in for c in self.blocks if c.out == b)
         return 1 / math.sqrt(3 * products) if products else 0.0
 
-    def _start(self, group: list[Contraction]) -> nn.Parameter:
-        """Standard normal, as published; rows are what the product multiplies, columns what it gives."""
-        if group[0].combine_last:
-            rows = sum(c.tensors * self.layout_in.types[c.inn][1] for c in group)
-            return nn.Parameter(torch.randn(rows, self.layout_out.types[group[0].out][1]))
-        columns = sum(c.tensors * self.layout_out.types[c.out][1] for c in group)
-        return nn.Parameter(torch.randn(self.layout_in.types[group[0].inn][1], columns))
+    def _weight_shape(self, c: Contraction) -> tuple[int, int, int]:
+        return c.tensors, self.layout_in.types[c.inn][1], self.layout_out.types[c.out][1]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, size_in)`` to ``(n, size_out)``."""
@@ -112,14 +108,13 @@ class EquivariantBilinear(nn.Module):
             for part, (word, m) in zip(x.split(self.layout_in.sizes, -1), self.layout_in.types, strict=True)
         ]
         sums: dict[int, list[Tensor]] = {}
-        for b, group in self.last.items():
-            sums.setdefault(b, []).append(self._combine_after(group, parts, self.after[str(b)]))
-        for a, group in self.first.items():
-            self._combine_before(group, parts, self.before[str(a)], sums)
+        for c in self.products:
+            self._add_products(c, parts, sums)
+        for group in self.features:
+            self._add_features(group, parts, sums)
         outputs = []
         for b, size in enumerate(self.layout_out.sizes):
             terms = sums.get(b)
-            # Scaling the small side of a product would be cheaper still; here it is one pass over the output.
             outputs.append(self.scales[b] * sum(terms[1:], terms[0]) if terms else x.new_zeros(len(x), size))
         y = torch.cat(outputs, -1)
         return y if self.order_out is None else y.index_select(-1, self.order_out)
@@ -132,27 +127,20 @@ class EquivariantBilinear(nn.Module):
             stored = shaped.permute(0, 1, *(axis + 2 for axis in c.axes))
         return stored.reshape(*stored.shape[:2], c.d_out, c.d_in)
 
-    def _combine_after(self, group: list[Contraction], parts: list[Tensor], weight: Tensor) -> Tensor:
-        n = len(parts[0])
-        combined: Tensor | None = None
-        widths = [c.tensors * self.layout_in.types[c.inn][1] for c in group]
-        for c, rows_of_weight in zip(group, weight.split(widths), strict=True):
-            maps, x = self._maps(c, parts), parts[c.inn]  # (n, c, o, s), (n, j, s)
-            rows = maps.transpose(1, 2).reshape(n, c.d_out * c.tensors, c.d_in)
-            products = torch.bmm(rows, x.transpose(1, 2)).view(n * c.d_out, -1)  # (n o, c j)
-            term = products @ rows_of_weight  # (n o, i)
-            combined = term if combined is None else combined + term
-        if combined is None:
-            return parts[0].new_zeros(n, 0)
-        return combined.view(n, group[0].d_out, -1).transpose(1, 2).reshape(n, -1)
+    def _add_products(self, c: Contraction, parts: list[Tensor], sums: dict[int, list[Tensor]]) -> None:
+        maps, x = self._maps(c, parts), parts[c.inn]  # (n, c, o, s), (n, j, s)
+        n = len(x)
+        rows = maps.transpose(1, 2).reshape(n, c.d_out * c.tensors, c.d_in)
+        products = torch.bmm(rows, x.transpose(1, 2)).view(n * c.d_out, -1)  # (n o, c j)
+        combined = products @ self.weights[_key(c)].flatten(0, 1)  # (n o, i)
+        sums.setdefault(c.out, []).append(combined.view(n, c.d_out, -1).transpose(1, 2).reshape(n, -1))
 
-    def _combine_before(
-        self, group: list[Contraction], parts: list[Tensor], weight: Tensor, sums: dict[int, list[Tensor]]
-    ) -> None:
+    def _add_features(self, group: list[Contraction], parts: list[Tensor], sums: dict[int, list[Tensor]]) -> None:
+        """Blocks that read one type of features share one product with their weights side by side."""
         x = parts[group[0].inn]  # (n, j, s)
-        combined = x.transpose(1, 2) @ weight  # (n, s, sum_b i c)
-        widths = [c.tensors * self.layout_out.types[c.out][1] for c in group]
-        for c, part in zip(group, combined.split(widths, -1), strict=True):
+        weights = [self.weights[_key(c)].permute(1, 2, 0).flatten(1) for c in group]  # (j, i c)
+        combined = x.transpose(1, 2) @ torch.cat(weights, 1)  # (n, s, sum_b i c)
+        for c, part in zip(group, combined.split([w.shape[1] for w in weights], -1), strict=True):
             maps = self._maps(c, parts).transpose(2, 3).reshape(len(x), c.tensors * c.d_in, c.d_out)  # (n, c s, o)
             rows = part.reshape(len(x), c.d_in, -1, c.tensors).permute(0, 2, 3, 1)  # (n, i, c, s)
             y = torch.bmm(rows.reshape(len(x), -1, c.tensors * c.d_in), maps)  # (n, i, o)
@@ -253,8 +241,12 @@ class SoftBilinear(SoftLayer):
         return self
 
 
-def _grouped(blocks: list[Contraction], side: str) -> dict[int, list[Contraction]]:
+def _key(c: Contraction) -> str:
+    return f"{c.out}_{c.inn}"
+
+
+def _by_input(blocks: list[Contraction]) -> list[list[Contraction]]:
     groups: dict[int, list[Contraction]] = {}
     for c in blocks:
-        groups.setdefault(getattr(c, side), []).append(c)
-    return groups
+        groups.setdefault(c.inn, []).append(c)
+    return list(groups.values())
