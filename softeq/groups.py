@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.sampling import Sampler, haar_orthogonal, sample_products, uniform_permutation, uniform_shift
 
 Generators = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[Sequence[Sequence[float]]]
-Sampler = Callable[[int, torch.Generator | None], Tensor]
 
 _ORTHOGONAL_TOLERANCE = 1e-10
-# Non-compact directions (boosts, shears) grow exponentially: a unit normal coefficient would swamp any test.
-_NONCOMPACT_SCALE = 0.3
-_MAX_ORDER = 4096
-_ROUNDS = 8
 
 
 class Group:
@@ -87,7 +83,7 @@ class Group:
             raise SofteqValueError(f"n: expected at least 1 element, got {n}")
         if self._sampler is not None:
             return self._sampler(n, generator)
-        return _generic_sample(self, n, generator)
+        return sample_products(self.lie_algebra, self.discrete_generators, n, generator)
 
     def __mul__(self, other: Group) -> Group:
         """The direct product, acting on the Kronecker product of the two spaces (R^d1 tensor R^d2)."""
@@ -149,73 +145,6 @@ def _common_dimension(name: str, algebra: Tensor, discrete: Tensor) -> int:
     return d
 
 
-def _generic_sample(group: Group, n: int, generator: torch.Generator | None) -> Tensor:
-    elements = _eye(group.d).expand(n, -1, -1)
-    algebra = group.lie_algebra
-    if len(algebra):
-        compact = (algebra + algebra.mT).abs().amax((1, 2)) < _ORTHOGONAL_TOLERANCE
-        scale = torch.where(compact, math.pi, _NONCOMPACT_SCALE).to(torch.float64)
-        z = torch.randn(n, len(algebra), generator=generator, dtype=torch.float64) * scale
-        elements = torch.linalg.matrix_exp(torch.einsum("ng,gij->nij", z, algebra))
-    orders = [_order(h) for h in group.discrete_generators]
-    for _ in range(_rounds(group.discrete_generators)):
-        for h, order in zip(group.discrete_generators, orders, strict=True):
-            elements = _times_power(elements, h, torch.randint(order, (n,), generator=generator))
-    return elements.contiguous()
-
-
-def _rounds(discrete: Tensor) -> int:
-    """How often a word runs through the generators: once reaches every element where they commute."""
-    products = torch.einsum("aij,bjk->abik", discrete, discrete)
-    return 1 if torch.allclose(products, products.transpose(0, 1), atol=1e-9) else _ROUNDS
-
-
-def _order(h: Tensor) -> int:
-    """The smallest k with h^k = 1, or 3 (the powers 0, 1, 2) where none is found."""
-    power = h
-    for k in range(1, _MAX_ORDER + 1):
-        if (power - _eye(h.shape[-1])).abs().amax() < 1e-9:
-            return k
-        power = power @ h
-    return 3
-
-
-def _times_power(elements: Tensor, h: Tensor, exponents: Tensor) -> Tensor:
-    """``elements[i] @ h^exponents[i]``, by repeated squaring."""
-    while bool((exponents > 0).any()):
-        odd = (exponents % 2 == 1).view(-1, 1, 1)
-        elements = torch.where(odd, elements @ h, elements)
-        h, exponents = h @ h, exponents // 2
-    return elements
-
-
-def _haar_orthogonal(d: int, special: bool) -> Sampler:
-    def sampler(n: int, generator: torch.Generator | None) -> Tensor:
-        q, r = torch.linalg.qr(torch.randn(n, d, d, generator=generator, dtype=torch.float64))
-        q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
-        if special:
-            q = torch.cat([q[..., :1] * torch.linalg.det(q).view(n, 1, 1).sign(), q[..., 1:]], dim=-1)
-        return q
-
-    return sampler
-
-
-def _uniform_permutation(d: int) -> Sampler:
-    def sampler(n: int, generator: torch.Generator | None) -> Tensor:
-        order = torch.rand(n, d, generator=generator).argsort(dim=-1)
-        return torch.eye(d, dtype=torch.float64)[order]
-
-    return sampler
-
-
-def _uniform_shift(d: int) -> Sampler:
-    def sampler(n: int, generator: torch.Generator | None) -> Tensor:
-        shift = torch.randint(d, (n, 1), generator=generator)
-        return torch.eye(d, dtype=torch.float64)[(torch.arange(d) - shift) % d]
-
-    return sampler
-
-
 def _dimension(name: str, n: int, least: int = 1) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < least:
         raise SofteqValueError(f"{name}(n): expected an integer n >= {least}, got {n!r}")
@@ -264,13 +193,13 @@ def Trivial(n: int) -> Group:
 def SO(n: int) -> Group:
     """Rotations of R^n."""
     _dimension("SO", n)
-    return Group(f"SO({n})", _pseudo_rotations(n, 0), _none(n), sampler=_haar_orthogonal(n, special=True))
+    return Group(f"SO({n})", _pseudo_rotations(n, 0), _none(n), sampler=haar_orthogonal(n, special=True))
 
 
 def O(n: int) -> Group:  # noqa: E743 - the group's own name
     """Rotations and reflections of R^n."""
     _dimension("O", n)
-    return Group(f"O({n})", _pseudo_rotations(n, 0), _flip(n, 0), sampler=_haar_orthogonal(n, special=False))
+    return Group(f"O({n})", _pseudo_rotations(n, 0), _flip(n, 0), sampler=haar_orthogonal(n, special=False))
 
 
 def SOpq(p: int, q: int) -> Group:
@@ -345,7 +274,7 @@ def Dihedral(n: int) -> Group:
 def Z(n: int) -> Group:
     """Cyclic shifts of n coordinates."""
     _dimension("Z", n)
-    return Group(f"Z({n})", _none(n), _eye(n).roll(1, 0).unsqueeze(0), sampler=_uniform_shift(n))
+    return Group(f"Z({n})", _none(n), _eye(n).roll(1, 0).unsqueeze(0), sampler=uniform_shift(n))
 
 
 def Permutation(n: int) -> Group:
@@ -355,7 +284,7 @@ def Permutation(n: int) -> Group:
     if n > 1:
         swap[[0, 1]] = swap[[1, 0]]
     generators = torch.stack([swap, _eye(n).roll(1, 0)])
-    return Group(f"Permutation({n})", _none(n), generators, sampler=_uniform_permutation(n))
+    return Group(f"Permutation({n})", _none(n), generators, sampler=uniform_permutation(n))
 
 
 def SO2eR3() -> Group:
