@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments import plots, record, registry, render, runner, tables
+from experiments import plots, record, registry, render, runner, tables, work
 from experiments.experiment import Experiment
 from softeq.errors import SofteqError, SofteqWarning
 
@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):
             raise
         context = getattr(error, "ctx", None)
-        _fail(f"{error.format_message()} See `{context.command_path if context else 'softeq'} --help`.")
+        came = shlex.join(["softeq", *(sys.argv[1:] if argv is None else argv)])
+        asked = context.command_path if context else "softeq"
+        _fail(f"{error.format_message().rstrip('.')}; got `{came}`, see `{asked} --help`")
         return 2
     return code if isinstance(code, int) else 0
 
@@ -119,14 +121,18 @@ def run(
 
     chosen = registry.get(experiment)
     names = None if variants is None else [name for part in variants.split(",") if (name := part.strip())]
-    tally = Tally(chosen, len(runner.plan(chosen, preset, seeds=seeds, variants=names)))
+    plan = runner.plan(chosen, preset, seeds=seeds, variants=names)
+    tally = Tally(chosen, len(plan))
     path = record.record_path(out, chosen.name)
     try:
         with display(tally) as on_event:
             runner.run_experiment(chosen, preset, out=out, seeds=seeds, variants=names, jobs=jobs, on_event=on_event)
     except KeyboardInterrupt:
         again = shlex.join(_command("run", chosen.name, preset, out, seeds=seeds, variants=variants, jobs=jobs))
-        _fail(f"interrupted; {tally.recorded} of {tally.total} runs are in {path}; resume with: {again}")
+        # The file knows better than the tally: a run may have been recorded and not yet been told of.
+        held = work.recorded(chosen, preset, out, warn=False)
+        done = sum(job.key in held for job in plan)
+        _fail(f"interrupted; {done} of {tally.total} runs are in {path}; resume with: {again}")
         raise
     typer.echo(f"{tally.total} runs recorded in {path}, {tally.fresh} of them now; the table:")
     typer.echo(shlex.join(_command("table", chosen.name, preset, out)))
@@ -193,7 +199,8 @@ def _find(chosen: Experiment, preset: str | None, out: Path | None) -> tuple[lis
     hint = f" --preset {preset}" if preset else ""
     there = f" (there are records of {', '.join(seen)})" if seen else ""
     raise SofteqError(
-        f"no records of {what} in {places}{there}: make some with `softeq run {chosen.name}{hint}`, or name another --out"
+        f"no records of {what} in {places}{there}: make some with `softeq run {chosen.name}{hint}`,"
+        " or name another --out"
     )
 
 

@@ -21,12 +21,12 @@ def format_number(value: float, spec: str) -> str:
 
 
 def format_stat(stat: Stat, spec: str) -> str:
-    """``mean ± std (n)``; ``value (n)`` where all are equal or n is 1; the number of diverged runs where there are."""
+    """``mean ± std (n)``; ``value (n)`` where all are equal or n is 1; how many diverged or are missing, if any."""
+    lost = [f"{count} {what}" for count, what in ((stat.diverged, "diverged"), (stat.missing, "missing")) if count]
     if stat.n == 0:
         return f"diverged ({stat.diverged})" if stat.diverged else "–"
     spread = f" ± {format_number(stat.std, '.2g' if spec.endswith('d') else spec)}" if stat.varies else ""
-    diverged = f"; {stat.diverged} diverged" if stat.diverged else ""
-    return f"{format_number(stat.mean, spec)}{spread} ({stat.n}{diverged})"
+    return f"{format_number(stat.mean, spec)}{spread} ({'; '.join([str(stat.n), *lost])})"
 
 
 def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
@@ -77,7 +77,12 @@ def _csv(table: Table) -> str:
     for row in table.rows:
         values = [getattr(stat, field) for stat in row.stats for field in fields]
         shown = ["" if isinstance(v, float) and math.isnan(v) else v for v in values]
-        origin = [row.published, table.published_source if row.published else "", table.source, " ".join(table.commits)]
+        origin = [
+            row.published,
+            table.published_source if row.published else "",
+            table.source,
+            "; ".join(table.commits),
+        ]
         writer.writerow([table.experiment, table.preset, row.variant, row.runs, *shown, *origin])
     return out.getvalue()
 

@@ -26,7 +26,7 @@ class Stat:
     """One metric over the seeds of a variant.
 
     ``n`` finite values with their mean, standard deviation (n - 1 in the denominator; NaN for n < 2) and median (both
-    NaN for n = 0), and ``diverged`` values that are not finite. A seed without the metric counts in neither.
+    NaN for n = 0), ``diverged`` values that are not finite, and ``missing`` seeds without the metric.
     """
 
     n: int
@@ -35,6 +35,7 @@ class Stat:
     std: float
     median: float
     varies: bool
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,17 +131,19 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def describe(values: Sequence[float]) -> Stat:
-    """The `Stat` of some numbers."""
-    finite = [v for v in values if math.isfinite(v)]
+def describe(values: Sequence[float | None]) -> Stat:
+    """The `Stat` of some numbers; None stands for a seed without one."""
+    present = [v for v in values if v is not None]
+    finite = [v for v in present if math.isfinite(v)]
     n = len(finite)
     return Stat(
         n=n,
-        diverged=len(values) - n,
+        diverged=len(present) - n,
         mean=statistics.fmean(finite) if n else math.nan,
         std=statistics.stdev(finite) if n > 1 else math.nan,
         median=statistics.median(finite) if n else math.nan,
         varies=len(set(finite)) > 1,
+        missing=len(values) - len(present),
     )
 
 
@@ -175,8 +178,7 @@ def build(
     rows = []
     for variant in variant_order(mine, experiment):
         own = [r["metrics"] for r in mine if r["variant"] == variant]
-        values = [[v for m in own if (v := scalar(m, c.key)) is not None] for c in columns]
-        stats = tuple(describe(v) for v in values)
+        stats = tuple(describe([scalar(m, c.key) for m in own]) for c in columns)
         rows.append(Row(variant, len(own), stats, experiment.published.get(variant, "")))
     return Table(
         experiment=experiment.name,
@@ -192,9 +194,8 @@ def build(
 
 
 def _commits(records: Iterable[Record]) -> tuple[str, ...]:
-    origins = [r["provenance"] for r in records]
-    return tuple(
-        dict.fromkeys(
-            f"{str(o['commit'])[:7]}{'+' if o.get('dirty') else ''}" if o.get("commit") else "none" for o in origins
-        )
-    )
+    names = []
+    for r in records:
+        commit, dirty = r["provenance"].get("commit"), r["provenance"].get("dirty")
+        names.append(f"{str(commit)[:7]}{' (dirty)' if dirty else ''}" if commit else "none")
+    return tuple(dict.fromkeys(names))

@@ -42,17 +42,19 @@ def _replaced(model: nn.Module, replacement: Callable[[SoftLayer], nn.Module]) -
     if isinstance(model, SoftLayer):
         return replacement(copy.deepcopy(model))
     model = copy.deepcopy(model)
-    # A layer that stands in two places is one layer: both get the same replacement.
-    made: dict[int, nn.Module] = {}
+    # A module that stands in two places is one module: both get the same replacement.
+    made: dict[nn.Module, nn.Module] = {}
+    walked: set[nn.Module] = set()
 
     def walk(module: nn.Module) -> None:
-        for name, child in list(module.named_children()):
-            if not isinstance(child, SoftLayer):
+        walked.add(module)
+        for name, child in list(module._modules.items()):  # named_children() leaves out the second place
+            if isinstance(child, SoftLayer):
+                if child not in made:
+                    made[child] = replacement(child)
+                setattr(module, name, made[child])
+            elif child is not None and child not in walked:
                 walk(child)
-                continue
-            if id(child) not in made:
-                made[id(child)] = replacement(child)
-            setattr(module, name, made[id(child)])
 
     walk(model)
     return model

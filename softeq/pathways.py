@@ -23,7 +23,7 @@ RESIDUAL_START = 1e-3
 
 def pathways_of(constraint: str) -> tuple[str, ...]:
     """The pathways that a layer has under ``"soft"``, ``"hard"`` or ``"none"``."""
-    if constraint not in _OF_CONSTRAINT:
+    if not isinstance(constraint, str) or constraint not in _OF_CONSTRAINT:
         raise SofteqValueError(f"constraint: expected 'soft', 'hard' or 'none', got {constraint!r}")
     return _OF_CONSTRAINT[constraint]
 
@@ -153,10 +153,12 @@ class SoftPathways(SoftLayer):
         return next(iter(parts.values())) if len(parts) == 1 else Sum(*parts.values())
 
     def hardened(self) -> nn.Module:
-        """The equivariant pathway alone."""
+        """The equivariant pathway alone, with the soft layers inside it hardened too."""
+        from softeq.fold import harden
+
         if EQUIVARIANT not in self.pathways:
             raise SofteqValueError("harden: this SoftPathways has no equivariant pathway to keep")
-        return SoftPathways(equivariant=self.pathways[EQUIVARIANT])
+        return SoftPathways(equivariant=harden(self.pathways[EQUIVARIANT]))
 
 
 class Sum(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -25,16 +24,19 @@ class Prior:
 
     Raises:
         SofteqValueError: a precision that is negative, NaN or infinite, or an override of an unknown pathway.
+        SofteqTypeError: a precision that is no number, or overrides that are no mapping of mappings.
     """
 
     equivariant: float = 1e-6
     residual: float = 1.0
-    overrides: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: MappingProxyType({}))
+    overrides: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_precision("equivariant", self.equivariant)
         _check_precision("residual", self.residual)
+        _check_mapping("overrides", self.overrides)
         for layer, precisions in self.overrides.items():
+            _check_mapping(f"overrides[{layer!r}]", precisions)
             for pathway, precision in precisions.items():
                 if pathway not in PATHWAYS:
                     raise SofteqValueError(f"overrides[{layer!r}]: expected keys among {PATHWAYS}, got {pathway!r}")
@@ -43,6 +45,13 @@ class Prior:
     def of(self, layer: str) -> dict[str, float]:
         """The precisions of the soft layer with this name."""
         return {EQUIVARIANT: self.equivariant, RESIDUAL: self.residual, **self.overrides.get(layer, {})}
+
+
+def _check_mapping(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise SofteqTypeError(
+            f"{name}: expected a mapping such as {{'layers.0': {{'residual': 10.0}}}}, got {type(value).__name__}"
+        )
 
 
 def _check_precision(name: str, value: float) -> None:

@@ -32,12 +32,6 @@ def test_generators_are_copied():
     assert group == groups.SO(2)
 
 
-def test_a_generator_of_infinite_order_is_sampled(rng):
-    shear = Group("shears", np.zeros((0, 2, 2)), [[[1.0, 1.0], [0.0, 1.0]]])
-    g = shear.sample(50, rng)
-    assert set(g[:, 0, 1].tolist()) == {0.0, 1.0, 2.0}
-
-
 def test_orthogonal_groups_are_known_as_such():
     assert all(
         g.is_orthogonal for g in (groups.SO(3), groups.O(2), groups.Permutation(4), groups.Trivial(2), groups.O2eR3())

@@ -1,0 +1,245 @@
+"""Soft EMLP: the split of channels, equivariance under several groups, the published network's size and start."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.dynamics import SoftEMLP, uniform_rep
+from softeq import (
+    Prior,
+    Scalar,
+    SoftBilinear,
+    SofteqTypeError,
+    SofteqValueError,
+    SoftLinear,
+    T,
+    Vector,
+    assert_equivariant,
+    fold,
+    groups,
+    harden,
+    prior_penalty,
+    weight_defect,
+)
+from softeq.testing import equivariance_errors
+
+O3 = groups.O(3)
+REP_IN, REP_OUT = (5 * Scalar + 5 * Vector)(O3), T(2)(O3)
+CASES = {
+    "O(3)": (REP_IN, REP_OUT),
+    "SL(3)": ((2 * Scalar + 5 * Vector)(groups.SL(3)), (T(2) + Vector.dual)(groups.SL(3))),
+    "O2eR3": ((4 * Vector)(groups.O2eR3()), Scalar(groups.O2eR3())),
+    "Lorentz": ((2 * Vector + Scalar)(groups.Lorentz()), (Scalar + Vector)(groups.Lorentz())),
+    "Permutation(4)": ((2 * Vector)(groups.Permutation(4)), (Vector + Scalar)(groups.Permutation(4))),
+}
+
+
+def counts(rep):
+    """Multiplicity of each word of a representation, wherever its copies lie."""
+    found = {}
+    for word, multiplicity in rep.terms:
+        found[word] = found.get(word, 0) + multiplicity
+    return found
+
+
+def test_384_channels_of_o3_split_as_published():
+    rep = uniform_rep(384, O3)
+    assert counts(rep) == {(True,) * order: n for order, n in enumerate((102, 34, 11, 3))}
+    assert repr(rep) == "(102*Scalar + 34*Vector + 11*T(2) + 3*T(3))(O(3))"
+
+
+GROUPS = {
+    "O(3)": O3,
+    "SO(2)": groups.SO(2),
+    "SL(3)": groups.SL(3),
+    "SL(2)": groups.SL(2),
+    "Lorentz": groups.Lorentz(),
+    "O2eR3": groups.O2eR3(),
+    "Permutation(5)": groups.Permutation(5),
+    "Trivial(1)": groups.Trivial(1),
+}
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 600), st.sampled_from(sorted(GROUPS)))
+def test_the_split_has_exactly_the_channels_asked_for(channels, name):
+    group = GROUPS[name]
+    rep = uniform_rep(channels, group)
+    assert rep.size == channels
+    assert rep.group == group
+    if group.is_orthogonal:
+        assert all(all(word) for word, _ in rep.terms), "no dual types where they are the same"
+    else:
+        shares = counts(rep)
+        for order in range(1, 5):
+            # As many vector as dual indices, up to the rounding of the shares.
+            balance = sum(n * (2 * sum(word) - order) for word, n in shares.items() if len(word) == order)
+            assert abs(balance) <= 2 * order
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 500))
+def test_each_order_has_about_as_many_channels_as_the_next(channels):
+    shares = counts(uniform_rep(channels, O3))
+    sizes = [shares.get((True,) * order, 0) * 3**order for order in range(max(map(len, shares)) + 1)]
+    assert sizes == sorted(sizes, reverse=True)
+    # A round gives every order up to its top the same number of channels, so only scalars gain in the last rounds.
+    assert sizes[0] - sizes[-1] <= channels / 2 + 3
+
+
+@pytest.mark.parametrize("channels", [0, -5])
+def test_no_channels_are_refused_by_name(channels):
+    with pytest.raises(SofteqValueError, match="channels: expected at least 1"):
+        uniform_rep(channels, O3)
+
+
+def small(name, constraint="hard", published=False):
+    """Wide enough for T(3) where a matrix comes out: v -> 1 (x) v, applied to w, is what makes v (x) w from vectors."""
+    torch.manual_seed(0)
+    channels = 110 if name in ("O(3)", "SL(3)") else 24
+    return SoftEMLP(*CASES[name], channels=channels, layers=2, constraint=constraint, published=published).double()
+
+
+def inputs_for(rep, n=6):
+    return torch.randn(n, rep.size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_hard_network_is_equivariant_and_does_something(name):
+    model = small(name)
+    assert_equivariant(model, *CASES[name], tolerance=1e-8 if name in ("SL(3)", "Lorentz") else 1e-9)
+    y = model(inputs_for(CASES[name][0]))
+    assert y.shape == (6, CASES[name][1].size)
+    assert y.std(0).min() > 1e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_soft_network_is_near_the_hard_one_and_the_free_one_is_not(name):
+    errors = [
+        float(equivariance_errors(small(name, constraint), *CASES[name]).median())
+        for constraint in ("hard", "soft", "none")
+    ]
+    assert errors[0] < 1e-9 < errors[1] < 0.1 < errors[2], errors
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_it_hardens_and_folds_as_a_whole(published):
+    model = small("O(3)", "soft", published=published)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "residual" in name:
+                p.add_(0.1)
+    assert_equivariant(harden(model), *CASES["O(3)"], tolerance=1e-9)
+    x = inputs_for(REP_IN)
+    torch.testing.assert_close(fold(model)(x), model(x), atol=1e-9, rtol=1e-9)
+    assert set(weight_defect(model)) == {"blocks.0.linear", "blocks.1.linear", "last"}
+
+
+def test_the_prior_covers_every_parameter():
+    model = small("O(3)", "soft")
+    prior_penalty(model, Prior(0.5, 2.0)).backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, (2.0 if "residual" in name else 0.5) * p.detach(), msg=name)
+
+
+def test_the_published_network_has_918450_parameters():
+    model = SoftEMLP(REP_IN, REP_OUT, channels=384, layers=3, published=True)
+    assert sum(p.numel() for p in model.parameters()) == 918_450
+
+
+def test_the_published_start():
+    model = small("O(3)", "soft", published=True)
+    for layer in (m for m in model.modules() if isinstance(m, SoftLinear)):
+        equivariant, residual = layer.pathways["equivariant"], layer.pathways["residual"]
+        gram = equivariant.weight @ equivariant.weight.T
+        rows, columns = equivariant.weight.shape
+        small_side = gram if rows <= columns else equivariant.weight.T @ equivariant.weight
+        torch.testing.assert_close(small_side, torch.eye(len(small_side), dtype=torch.float64), atol=1e-6, rtol=0)
+        torch.testing.assert_close(residual.weight, 1e-3 * equivariant.weight, atol=1e-9, rtol=1e-6)
+        torch.testing.assert_close(residual.bias, 1e-3 * equivariant.bias, atol=1e-9, rtol=1e-6)
+        assert equivariant.bias.abs().max() <= rows**-0.5
+    for layer in (m for m in model.modules() if isinstance(m, SoftBilinear)):
+        assert list(layer.pathways) == ["equivariant"], "the published bilinear layer has no residual pathway"
+
+
+def test_the_published_bilinear_layer_scales_by_a_tenth():
+    """Standard normal weights and a factor of 0.1 throughout."""
+    model = small("O(3)", "soft", published=True)
+    bilinear = model.blocks[0].bilinear
+    reference = SoftBilinear(bilinear.rep_in, bilinear.rep_out, constraint="hard", scale=0.1).double()
+    reference.load_state_dict(bilinear.state_dict())
+    x = inputs_for(bilinear.rep_in)
+    torch.testing.assert_close(bilinear(x), reference(x), atol=1e-12, rtol=0)
+
+
+def test_outputs_start_at_order_one_whatever_the_depth():
+    for layers in (0, 1, 4):
+        torch.manual_seed(0)
+        model = SoftEMLP(REP_IN, REP_OUT, channels=60, layers=layers)
+        y = model(torch.randn(300, REP_IN.size, generator=torch.Generator().manual_seed(0)))
+        assert 0.02 < float(y.detach().std()) < 5, layers
+
+
+def test_a_network_of_scalars_alone_works():
+    """One channel has no tensor that could make a bilinear map."""
+    model = SoftEMLP(REP_IN, Scalar(O3), channels=1, layers=1, constraint="hard").double()
+    assert_equivariant(model, REP_IN, Scalar(O3), tolerance=1e-9)
+
+
+def test_it_learns():
+    """The inertia of one particle, r^2 I - r r^T: a hundred steps take the error down by far."""
+    torch.manual_seed(0)
+    rep_in = Vector(O3)
+    model = SoftEMLP(rep_in, REP_OUT, channels=24, layers=1)
+    r = torch.randn(128, 3, generator=torch.Generator().manual_seed(0))
+    target = (r.square().sum(1)[:, None, None] * torch.eye(3) - r[:, :, None] * r[:, None]).flatten(1)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(120):
+        optimiser.zero_grad()
+        loss = (model(r) - target).square().mean()
+        (loss + prior_penalty(model, Prior()) / len(r)).backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_copies_and_states_round_trip():
+    model, x = small("SL(3)", "soft"), inputs_for(CASES["SL(3)"][0])
+    torch.testing.assert_close(copy.deepcopy(model)(x), model(x), atol=0, rtol=0)
+    torch.manual_seed(1)
+    other = SoftEMLP(*CASES["SL(3)"], channels=110, layers=2).double()
+    assert not torch.allclose(other(x), model(x))
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(other(x), model(x), atol=0, rtol=0)
+
+
+def test_leading_axes():
+    model = small("O(3)", "soft")
+    x = torch.randn(2, 3, REP_IN.size, dtype=torch.float64)
+    torch.testing.assert_close(model(x)[1], model(x[1]), atol=1e-9, rtol=1e-9)
+
+
+BAD = {
+    "channels": ({"channels": 0}, "channels"),
+    "layers": ({"layers": -1}, "layers: expected at least 0"),
+    "constraint": ({"constraint": "tight"}, "constraint"),
+    "published": ({"published": True, "constraint": "none"}, "published"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_are_refused_by_name(case):
+    options, message = BAD[case]
+    with pytest.raises(SofteqValueError, match=message):
+        SoftEMLP(REP_IN, REP_OUT, **{"channels": 8, "layers": 1} | options)
+
+
+def test_bad_representations_are_refused_by_name():
+    with pytest.raises(SofteqValueError, match=r"rep_in.*rep_out"):
+        SoftEMLP(Vector(O3), Vector(groups.SO(3)))
+    with pytest.raises(SofteqTypeError, match="rep_out"):
+        SoftEMLP(Vector(O3), None)
