@@ -15,10 +15,10 @@ demo: $(STAMP)
 	$(RUN) softeq plot modified-inertia --out runs/demo
 
 test: $(STAMP)
-	$(RUN) python -m pytest -q
+	$(RUN) python -m pytest -q -n 2
 
 test-slow: $(STAMP)
-	$(RUN) python -m pytest -q --run-slow
+	$(RUN) python -m pytest -q -n 2 --run-slow
 
 check: $(STAMP)
 	$(RUN) ruff check .

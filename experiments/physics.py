@@ -63,7 +63,8 @@ class Problem:
 def _inertia_sizes(paper_epochs: int) -> dict[str, Size]:
     rows = (1000, 1000, 1000)
     return {
-        "smoke": Size(1, rows, 64, 3, 100, 5),
+        # Narrower than 108 channels O(3) has no tensor of order 3, and the hard network cannot make r r^T.
+        "smoke": Size(1, rows, 128, 3, 150, 5),
         "default": Size(3, rows, 128, 3, paper_epochs, 5),
         "paper": Size(10, rows, 384, 3, paper_epochs, 5),
     }

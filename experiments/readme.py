@@ -42,7 +42,10 @@ def regenerate(text: str, results: str | Path, *, sources: Sequence[str] | None 
             raise SofteqError(f"README: {start[0]} has no {_END} after it; add it below the table")
         experiment = registry.get(start["name"], sources)
         records = record.read(record.record_path(results, experiment.name))
-        block = readme_block(experiment, start["preset"], records, source=Path(results).name)
+        try:
+            block = readme_block(experiment, start["preset"], records, source=Path(results).name)
+        except SofteqError as error:
+            raise SofteqError(f"README: {start[0]} cannot be filled from {results}: {error}") from error
         parts += [text[position : start.end()], block]
         position = end
     return "".join([*parts, text[position:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ class EquivariantBilinear(nn.Module):
     Args:
         rep_in, rep_out: representations bound to one group.
         scale: factor on the output. The weights start standard normal; ``None`` divides each output type by the square
-            root of the number of products that it sums, so that unit inputs give outputs of variance 1/3, as a standard
-            ``nn.Linear`` does. The published code has 0.1 throughout, which explodes where features are of order one.
+            root of three times the number of products that it sums, which keeps outputs of the size that a standard
+            ``nn.Linear`` gives. The published code has 0.1 throughout, which explodes where features are of order one.
     """
 
     order_in: Tensor | None
@@ -104,7 +105,7 @@ class EquivariantBilinear(nn.Module):
             x = x.index_select(-1, self.order_in)
         d = self.layout_in.d
         parts = [
-            part.reshape(len(x), m, d ** len(word))
+            part.reshape(x.shape[0], m, d ** len(word))
             for part, (word, m) in zip(x.split(self.layout_in.sizes, -1), self.layout_in.types, strict=True)
         ]
         sums: dict[int, list[Tensor]] = {}
@@ -115,7 +116,7 @@ class EquivariantBilinear(nn.Module):
         outputs = []
         for b, size in enumerate(self.layout_out.sizes):
             terms = sums.get(b)
-            outputs.append(self.scales[b] * sum(terms[1:], terms[0]) if terms else x.new_zeros(len(x), size))
+            outputs.append(self.scales[b] * sum(terms[1:], terms[0]) if terms else x.new_zeros(x.shape[0], size))
         y = torch.cat(outputs, -1)
         return y if self.order_out is None else y.index_select(-1, self.order_out)
 
@@ -129,11 +130,11 @@ class EquivariantBilinear(nn.Module):
 
     def _add_products(self, c: Contraction, parts: list[Tensor], sums: dict[int, list[Tensor]]) -> None:
         maps, x = self._maps(c, parts), parts[c.inn]  # (n, c, o, s), (n, j, s)
-        n = len(x)
+        n = x.shape[0]  # len(x) would fix the batch size in torch.export
         rows = maps.transpose(1, 2).reshape(n, c.d_out * c.tensors, c.d_in)
-        products = torch.bmm(rows, x.transpose(1, 2)).view(n * c.d_out, -1)  # (n o, c j)
+        products = torch.bmm(rows, x.transpose(1, 2)).view(n * c.d_out, c.tensors * x.shape[1])  # (n o, c j)
         combined = products @ self.weights[_key(c)].flatten(0, 1)  # (n o, i)
-        sums.setdefault(c.out, []).append(combined.view(n, c.d_out, -1).transpose(1, 2).reshape(n, -1))
+        sums.setdefault(c.out, []).append(combined.view(n, c.d_out, combined.shape[1]).transpose(1, 2).flatten(1))
 
     def _add_features(self, group: list[Contraction], parts: list[Tensor], sums: dict[int, list[Tensor]]) -> None:
         """Blocks that read one type of features share one product with their weights side by side."""
@@ -141,10 +142,11 @@ class EquivariantBilinear(nn.Module):
         weights = [self.weights[_key(c)].permute(1, 2, 0).flatten(1) for c in group]  # (j, i c)
         combined = x.transpose(1, 2) @ torch.cat(weights, 1)  # (n, s, sum_b i c)
         for c, part in zip(group, combined.split([w.shape[1] for w in weights], -1), strict=True):
-            maps = self._maps(c, parts).transpose(2, 3).reshape(len(x), c.tensors * c.d_in, c.d_out)  # (n, c s, o)
-            rows = part.reshape(len(x), c.d_in, -1, c.tensors).permute(0, 2, 3, 1)  # (n, i, c, s)
-            y = torch.bmm(rows.reshape(len(x), -1, c.tensors * c.d_in), maps)  # (n, i, o)
-            sums.setdefault(c.out, []).append(y.reshape(len(x), -1))
+            n, m_out = x.shape[0], self.layout_out.types[c.out][1]
+            maps = self._maps(c, parts).transpose(2, 3).reshape(n, c.tensors * c.d_in, c.d_out)  # (n, c s, o)
+            rows = part.reshape(n, c.d_in, m_out, c.tensors).permute(0, 2, 3, 1)  # (n, i, c, s)
+            y = torch.bmm(rows.reshape(n, m_out, c.tensors * c.d_in), maps)  # (n, i, o)
+            sums.setdefault(c.out, []).append(y.flatten(1))
 
 
 class ResidualBilinear(nn.Module):
@@ -184,8 +186,10 @@ class SoftBilinear(SoftLayer):
         scale: of the equivariant pathway, see ``EquivariantBilinear``.
 
     Raises:
-        SofteqValueError: reps of different groups, an unknown constraint, a rank below 1, or an equivariant pathway
-            without any block (the input has no tensor type that maps into the output).
+        SofteqValueError: reps of different groups, an unknown constraint, or a rank below 1.
+
+    The equivariant pathway is zero where the input has no tensor type that maps into the output. Under O(3) a network
+    needs tensors of order 3 to make ``v w^T`` of two vectors: with ``models.dynamics.uniform_rep``, 108 channels.
     """
 
     def __init__(
@@ -235,10 +239,11 @@ class SoftBilinear(SoftLayer):
         """The equivariant pathway alone."""
         if EQUIVARIANT not in self.pathways:
             raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        if RESIDUAL in self.pathways:
-            del self.pathways[RESIDUAL]
-        self.constraint = "hard"
-        return self
+        hard = copy.deepcopy(self)
+        if RESIDUAL in hard.pathways:
+            del hard.pathways[RESIDUAL]
+        hard.constraint = "hard"
+        return hard
 
 
 def _key(c: Contraction) -> str:

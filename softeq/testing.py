@@ -26,12 +26,13 @@ def equivariance_errors(
     *,
     samples: int = 16,
     dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Tensor:
     """``||f(rho_in(g) x) - rho_out(g) f(x)|| / ||f||`` for random x and g, ``(samples,)``.
 
     ``||f||`` is the larger of the two norms; where both are zero the error is zero. Group elements and inputs (standard
-    normal) come from ``seed``; the group acts in float64 and ``function`` sees ``dtype``.
+    normal) come from ``seed``; the group acts in float64 on the CPU and ``function`` sees ``dtype`` on ``device``.
 
     Raises:
         SofteqValueError: reps of different groups, or outputs of another shape or with NaN or inf.
@@ -42,7 +43,7 @@ def equivariance_errors(
     g = group.sample(samples, generator)
     moved = torch.einsum("nij,nj->ni", rep_in.rho(g), x)
     with torch.no_grad():
-        f_x, f_moved = (function(z.to(dtype)).double() for z in (x, moved))
+        f_x, f_moved = (function(z.to(device, dtype)).double().cpu() for z in (x, moved))
     for f in (f_x, f_moved):
         if f.shape != (samples, rep_out.size):
             raise SofteqValueError(f"function: expected outputs of shape (n, {rep_out.size}), got {tuple(f.shape)}")
@@ -69,7 +70,7 @@ def assert_equivariant(
     A function that is zero everywhere passes: zero is equivariant. Test that your outputs are not.
 
     Args:
-        function: a module or any callable; a module is tested in its own dtype.
+        function: a module or any callable; a module is tested on its own device and in its own dtype.
         rep_in, rep_out: how inputs and outputs move, bound to one group.
         samples: how many pairs of an input and a group element.
         dtype: of the inputs; ``None`` takes the module's, float64 for a callable without parameters.
@@ -79,14 +80,15 @@ def assert_equivariant(
     Raises:
         AssertionError: the largest relative error is above the tolerance; the message names it.
     """
+    parameters = list(function.parameters()) if isinstance(function, nn.Module) else []
+    device = parameters[0].device if parameters else torch.device("cpu")
     if dtype is None:
-        parameters = list(function.parameters()) if isinstance(function, nn.Module) else []
         dtype = parameters[0].dtype if parameters else torch.float64
     if tolerance is None:
         if dtype not in TOLERANCES:
             raise SofteqValueError(f"dtype: expected one of {sorted(map(str, TOLERANCES))}, got {dtype}")
         tolerance = TOLERANCES[dtype]
-    errors = equivariance_errors(function, rep_in, rep_out, samples=samples, dtype=dtype, seed=seed)
+    errors = equivariance_errors(function, rep_in, rep_out, samples=samples, dtype=dtype, device=device, seed=seed)
     worst = float(errors.max())
     if not worst <= tolerance:
         raise AssertionError(

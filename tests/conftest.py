@@ -7,6 +7,8 @@ import torch
 
 torch.backends.cuda.matmul.allow_tf32 = False
 torch.backends.cudnn.allow_tf32 = False
+# Small matrices gain nothing from threads, and on a busy machine threads that wait for each other cost minutes.
+torch.set_num_threads(1)
 
 
 def pytest_addoption(parser):

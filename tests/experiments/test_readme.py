@@ -66,7 +66,11 @@ def test_the_checker_sees_one_changed_digit_and_one_new_record(tmp_path, results
         ("<!-- table:toy:smoke -->\n", SofteqError, "table:toy:smoke --> has no <!-- /table --> after it"),
         ("<!-- table:toy:smoke -->\n" + EMPTY, SofteqError, "has no <!-- /table -->"),
         ("<!-- table:tog:smoke -->\n<!-- /table -->", SofteqValueError, "unknown experiment 'tog'"),
-        ("<!-- table:toy:paper -->\n<!-- /table -->", SofteqError, "no records of preset 'paper'"),
+        (
+            "<!-- table:toy:paper -->\n<!-- /table -->",
+            SofteqError,
+            "toy:paper --> cannot be .* no records of preset 'paper'",
+        ),
     ],
     ids=["no end", "next before end", "unknown", "no records"],
 )

@@ -151,6 +151,18 @@ def test_every_layer_round_trips_its_state_and_its_dtype(kind, constraint):
     assert copy.deepcopy(layer).to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("constraint", KEYS)
+def test_every_layer_moves_to_a_cuda_device(kind, constraint):
+    layer, x = LAYERS[kind](constraint).double(), inputs(kind, 5).double()
+    moved = copy.deepcopy(layer).to("cuda")
+    y = moved(x.to("cuda"))
+    torch.testing.assert_close(y.cpu(), layer(x), atol=1e-9, rtol=1e-9)
+    loss = y.square().sum() + prior_penalty(moved, Prior())
+    assert loss.device.type == "cuda"
+    torch.testing.assert_close(loss.cpu(), layer(x).square().sum() + prior_penalty(layer, Prior()))
+
+
 def test_only_linear_layers_have_a_merged_weight():
     assert isinstance(LAYERS["SoftLinear"]("soft"), MergedLayer)
     assert not any(isinstance(LAYERS[k]("soft"), MergedLayer) for k in ("SoftBilinear", "SoftGated", "SoftPathways"))

@@ -82,7 +82,7 @@ def test_biases_count():
 
 def test_the_name_of_a_layer_is_nothing_to_it():
     plain = network()
-    named = nn.ModuleDict({name: plain[int(i)] for i, name in enumerate(["weight_basic", "bias", "residual", "x"])})
+    named = nn.ModuleDict({name: plain[int(i)] for i, name in enumerate(["weight_free", "bias", "residual", "x"])})
     assert prior_penalty(named, PRIOR).item() == prior_penalty(plain, PRIOR).item()
 
 
