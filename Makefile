@@ -10,7 +10,7 @@ STAMP := .venv/.softeq-synced
 .PHONY: demo test test-slow check bench wheel clean
 
 demo: $(STAMP)
-	$(RUN) softeq run modified-inertia --preset smoke --out runs/demo
+	$(RUN) softeq run modified-inertia --preset smoke --jobs 2 --out runs/demo
 	$(RUN) softeq table modified-inertia --out runs/demo
 	$(RUN) softeq plot modified-inertia --out runs/demo
 
