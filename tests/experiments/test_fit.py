@@ -254,3 +254,9 @@ def test_settings_refuse(name, value):
 def test_task_refuses_representations_of_another_size():
     with pytest.raises(SofteqValueError, match=r"expected sizes \(20, 9\)"):
         Task(task().data, Vector(O(3)), T(2)(O(3)), moment_of_inertia)
+
+
+def test_denormals_are_flushed_in_training_alone():
+    tiny = torch.full((1,), 1e-39)
+    fit(build("none"), task(), FitSettings(epochs=1), generator())
+    assert float(tiny * 0.5) > 0
