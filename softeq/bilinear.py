@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from softeq.errors import SofteqValueError
-from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, SoftLayer, pathway_penalty, pathways_of
+from softeq.pathways import (
+    EQUIVARIANT,
+    RESIDUAL,
+    RESIDUAL_START,
+    SoftLayer,
+    Sum,
+    check_width,
+    pathway_penalty,
+    pathways_of,
+)
 from softeq.reps import Rep, check_same_group
 from softeq.solve import TypeLayout, sorted_map_word
 
@@ -76,7 +85,6 @@ class EquivariantBilinear(nn.Module):
         super().__init__()
         self.layout_in, self.layout_out = TypeLayout.of(rep_in), TypeLayout.of(rep_out)
         self.blocks = contractions(rep_in, rep_out)
-        self.size_in, self.size_out = rep_in.size, rep_out.size
         self.products = [c for c in self.blocks if c.products_first]
         self.features = _by_input([c for c in self.blocks if not c.products_first])
         self.weights = nn.ParameterDict(
@@ -217,10 +225,7 @@ class SoftBilinear(SoftLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of the pathways."""
-        if x.shape[-1:] != (self.rep_in.size,):
-            raise SofteqValueError(
-                f"x: expected shape (..., {self.rep_in.size}) for {self.rep_in!r}, got {tuple(x.shape)}"
-            )
+        check_width(x, self.rep_in.size, self.rep_in)
         flat = x.reshape(-1, self.rep_in.size)
         outputs = [pathway(flat) for pathway in self.pathways.values()]
         return sum(outputs[1:], outputs[0]).view(*x.shape[:-1], self.rep_out.size)
@@ -231,8 +236,6 @@ class SoftBilinear(SoftLayer):
 
     def folded(self) -> nn.Module:
         """The sum of the pathways as a plain module; it has no merged weight, as it is not linear."""
-        from softeq.pathways import Sum
-
         return Sum(*self.pathways.values())
 
     def hardened(self) -> nn.Module:

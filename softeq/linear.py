@@ -16,6 +16,7 @@ from softeq.pathways import (
     RESIDUAL_START,
     MergedLayer,
     Weights,
+    check_width,
     pathway_penalty,
     pathways_of,
 )
@@ -132,10 +133,7 @@ class SoftLinear(MergedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``; under autocast the weight is merged in its own dtype and cast after."""
-        if x.shape[-1:] != (self.in_features,):
-            raise SofteqValueError(
-                f"x: expected shape (..., {self.in_features}) for {self.rep_in!r}, got {tuple(x.shape)}"
-            )
+        check_width(x, self.in_features, self.rep_in)
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 weight, bias = self.weight, self.bias

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softeq.errors import SofteqValueError
-from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, SoftLayer, Sum, pathway_penalty, pathways_of
+from softeq.pathways import (
+    EQUIVARIANT,
+    RESIDUAL,
+    RESIDUAL_START,
+    SoftLayer,
+    Sum,
+    check_width,
+    pathway_penalty,
+    pathways_of,
+)
 from softeq.reps import Rep, Scalar
 
 
@@ -77,10 +86,7 @@ class SoftGated(SoftLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., gated(rep).size)`` to ``(..., rep.size)``."""
-        if x.shape[-1:] != (self.in_features,):
-            raise SofteqValueError(
-                f"x: expected shape (..., {self.in_features}) for the gated {self.rep!r}, got {tuple(x.shape)}"
-            )
+        check_width(x, self.in_features, self.rep, "the gated ")
         outputs = [pathway(x) for pathway in self.pathways.values()]
         return sum(outputs[1:], outputs[0])
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.kernels import squared_norm
+from softeq.reps import Rep
 
 EQUIVARIANT = "equivariant"
 RESIDUAL = "residual"
@@ -26,6 +27,12 @@ def pathways_of(constraint: str) -> tuple[str, ...]:
     if not isinstance(constraint, str) or constraint not in _OF_CONSTRAINT:
         raise SofteqValueError(f"constraint: expected 'soft', 'hard' or 'none', got {constraint!r}")
     return _OF_CONSTRAINT[constraint]
+
+
+def check_width(x: Tensor, size: int, rep: Rep, what: str = "") -> None:
+    """Raises unless the last axis of a layer's input has ``size`` coordinates; the message names ``what`` and rep."""
+    if x.shape[-1:] != (size,):
+        raise SofteqValueError(f"x: expected shape (..., {size}) for {what}{rep!r}, got {tuple(x.shape)}")
 
 
 class SoftLayer(nn.Module, ABC):
