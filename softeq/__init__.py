@@ -4,6 +4,8 @@ from softeq.bilinear import SoftBilinear
 from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
 from softeq.fold import fold, harden, weight_defect
 from softeq.groups import Group
+from softeq.irreps import SoftO3Linear
+from softeq.irreps_products import SoftGate, SoftTensorProduct
 from softeq.linear import SoftLinear
 from softeq.nonlinearity import SoftGated, gated
 from softeq.pathways import MergedLayer, SoftLayer, SoftPathways
@@ -20,10 +22,13 @@ __all__ = [
     "Rep",
     "Scalar",
     "SoftBilinear",
+    "SoftGate",
     "SoftGated",
     "SoftLayer",
     "SoftLinear",
+    "SoftO3Linear",
     "SoftPathways",
+    "SoftTensorProduct",
     "SofteqError",
     "SofteqTypeError",
     "SofteqValueError",

@@ -1,0 +1,303 @@
+"""Soft gates and soft tensor products of irreps; see `softeq.irreps` for the linear layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softeq.errors import SofteqValueError
+from softeq.irreps import as_irreps, check_irreps_width
+from softeq.pathways import (
+    EQUIVARIANT,
+    RESIDUAL,
+    RESIDUAL_START,
+    SoftLayer,
+    Sum,
+    pathway_penalty,
+    pathways_of,
+)
+
+
+class SoftGate(SoftLayer):
+    """e3nn's gate plus ``w swish(v)`` on every coordinate, w a weight per coordinate that starts at 1e-3.
+
+    Scalars pass through swish, every other irrep is multiplied by the sigmoid of a scalar of its own. An odd scalar
+    (``0o``) may not pass through swish, which is neither even nor odd, so it is gated too.
+
+    Args:
+        irreps: of the output ``(..., irreps.dim)``; the input has the layout ``irreps_in``: first one even scalar per
+            gate, then the output's irreps.
+        constraint: ``"soft"``, ``"hard"`` (the gate alone) or ``"none"`` (swish alone, w starting at 1).
+
+    Raises:
+        MissingExtraError: e3nn is not installed.
+        SofteqValueError: bad irreps or an unknown constraint.
+    """
+
+    def __init__(self, irreps: Any, *, constraint: str = "soft") -> None:
+        super().__init__()
+        names = pathways_of(constraint)
+        self.irreps_out, self.constraint = as_irreps(irreps, "irreps"), constraint
+        gates = sum(copies for copies, kind in self.irreps_out if not _is_even_scalar(kind))
+        self.irreps_in = as_irreps(f"{gates}x0e + {self.irreps_out}" if gates else self.irreps_out, "irreps")
+        self.pathways = nn.ModuleDict()
+        if EQUIVARIANT in names:
+            self.pathways[EQUIVARIANT] = IrrepsGate(self.irreps_out, gates)
+        if RESIDUAL in names:
+            start = 1.0 if len(names) == 1 else RESIDUAL_START
+            self.pathways[RESIDUAL] = IrrepsSwish(self.irreps_out.dim, gates, start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., irreps_in.dim)`` to ``(..., irreps_out.dim)``."""
+        check_irreps_width(x, self.irreps_in)
+        outputs = [pathway(x) for pathway in self.pathways.values()]
+        return sum(outputs[1:], outputs[0])
+
+    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+        """See ``SoftLayer.penalty``; the gate has no parameters."""
+        return pathway_penalty(self.pathways, precisions, seen)
+
+    def folded(self) -> nn.Module:
+        """The sum of the terms as a plain module."""
+        return Sum(*self.pathways.values())
+
+    def hardened(self) -> nn.Module:
+        """The gate alone."""
+        if EQUIVARIANT not in self.pathways:
+            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
+        return SoftGate(self.irreps_out, constraint="hard")
+
+
+class IrrepsGate(nn.Module):
+    """``sigmoid(gate) v`` for every irrep that is no even scalar; an even scalar goes through swish."""
+
+    def __init__(self, irreps: Any, gates: int) -> None:
+        super().__init__()
+        self.gates = gates
+        self.terms = [(copies, kind.dim, not _is_even_scalar(kind)) for copies, kind in irreps if copies]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., gates + size)`` to ``(..., size)``."""
+        gates, *parts = x.split([self.gates, *(m * d for m, d, _ in self.terms)], -1)
+        opened = iter(torch.sigmoid(gates).split([m for m, _, gated in self.terms if gated], -1) if self.gates else ())
+        outputs = []
+        for part, (copies, d, gated) in zip(parts, self.terms, strict=True):
+            if gated:
+                outputs.append((part.unflatten(-1, (copies, d)) * next(opened).unsqueeze(-1)).flatten(-2))
+            else:
+                outputs.append(F.silu(part))
+        return torch.cat(outputs, -1)
+
+
+class IrrepsSwish(nn.Module):
+    """``w swish(v)`` on every coordinate by itself, the gates left out."""
+
+    def __init__(self, size: int, gates: int, start: float) -> None:
+        super().__init__()
+        self.gates = gates
+        self.weight = nn.Parameter(torch.full((size,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., gates + size)`` to ``(..., size)``."""
+        return self.weight * F.silu(x[..., self.gates :])
+
+
+class SoftTensorProduct(SoftLayer):
+    """A product of two sums of irreps: e3nn's, plus unconstrained products of pairs of coordinates.
+
+    The equivariant pathway is e3nn's fully connected tensor product, or the channel-wise one (``"uvu"``), which keeps
+    the channels of the first input apart and is what message passing uses, often with weights from outside (one set
+    per edge, from the distance). A free bilinear map has ``out * in1 * in2`` weights, ten million for a few dozen
+    channels. The residual pathway is ``U z`` with ``z_r = x1_i(r) x2_j(r)`` over fixed pairs that meet every coordinate
+    of both inputs: linear in its weights, so that the prior on U is a Gaussian on the map itself and zero has a
+    gradient, which a low-rank factorisation gives up. Linear layers before and after reach the rest.
+
+    Args:
+        irreps_in1, irreps_in2, irreps_out: e3nn ``Irreps`` or text. For ``"channelwise"``, ``irreps_out`` says which
+            kinds of irreps to keep, and the output is ``self.irreps_out``, one block per product.
+        kind: ``"full"`` or ``"channelwise"``.
+        constraint: ``"soft"``, ``"hard"`` or ``"none"``.
+        external_weights: whether the equivariant pathway takes its weights ``(..., weight_numel)`` at each call.
+        rank: products in the residual pathway; ``None`` takes the size of the first input.
+
+    Raises:
+        MissingExtraError: e3nn is not installed.
+        SofteqValueError: bad irreps, kind or constraint, a rank below 1, or no product that reaches the output.
+    """
+
+    def __init__(
+        self,
+        irreps_in1: Any,
+        irreps_in2: Any,
+        irreps_out: Any,
+        *,
+        kind: str = "full",
+        constraint: str = "soft",
+        external_weights: bool = False,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__()
+        names = pathways_of(constraint)
+        if kind not in ("full", "channelwise"):
+            raise SofteqValueError(f"kind: expected 'full' or 'channelwise', got {kind!r}")
+        self.irreps_in1, self.irreps_in2 = as_irreps(irreps_in1, "irreps_in1"), as_irreps(irreps_in2, "irreps_in2")
+        self.kind, self.constraint, self.external_weights = kind, constraint, external_weights
+        wanted = as_irreps(irreps_out, "irreps_out")
+        product: Any = _product(self.irreps_in1, self.irreps_in2, wanted, kind, external_weights)
+        self.irreps_out, self.weight_numel = product.irreps_out, int(product.weight_numel)
+        rank = self.irreps_in1.dim if rank is None else rank
+        if rank < 1:
+            raise SofteqValueError(f"rank: expected at least 1, got {rank}")
+        self.pathways = nn.ModuleDict()
+        if EQUIVARIANT in names:
+            self.pathways[EQUIVARIANT] = ExactBuffers(product)
+        if RESIDUAL in names:
+            start = 1.0 if len(names) == 1 else RESIDUAL_START
+            sizes = (self.irreps_in1.dim, self.irreps_in2.dim, product.irreps_out.dim)
+            self.pathways[RESIDUAL] = PairProducts(*sizes, rank, start)
+
+    def forward(self, x1: Tensor, x2: Tensor, weight: Tensor | None = None) -> Tensor:
+        """``(..., in1)`` and ``(..., in2)`` to ``(..., out)``; ``weight`` as the arguments of the class say.
+
+        Raises:
+            SofteqValueError: inputs of another width, or weights that are missing or unexpected.
+        """
+        check_irreps_width(x1, self.irreps_in1, "x1")
+        check_irreps_width(x2, self.irreps_in2, "x2")
+        if (weight is not None) != self.external_weights and EQUIVARIANT in self.pathways:
+            expected = f"(..., {self.weight_numel})" if self.external_weights else "none (they are the layer's own)"
+            got = "none" if weight is None else tuple(weight.shape)
+            raise SofteqValueError(f"weight: expected {expected}, got {got}")
+        outputs = []
+        for name, pathway in self.pathways.items():
+            outputs.append(pathway(x1, x2, weight) if name == EQUIVARIANT else pathway(x1, x2))
+        return sum(outputs[1:], outputs[0])
+
+    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+        """See ``SoftLayer.penalty``; weights from outside belong to whoever makes them."""
+        return pathway_penalty(self.pathways, precisions, seen)
+
+    def folded(self) -> nn.Module:
+        """The layer without pathways, as a plain module of the same inputs."""
+        parts = dict(self.pathways.items())
+        return ProductSum(parts.get(EQUIVARIANT), parts.get(RESIDUAL))
+
+    def hardened(self) -> nn.Module:
+        """The equivariant pathway alone."""
+        if EQUIVARIANT not in self.pathways:
+            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
+        hard = SoftTensorProduct(
+            self.irreps_in1,
+            self.irreps_in2,
+            self.irreps_out,
+            kind=self.kind,
+            constraint="hard",
+            external_weights=self.external_weights,
+        )
+        hard.pathways[EQUIVARIANT] = self.pathways[EQUIVARIANT]
+        return hard.train(self.training)
+
+
+class ExactBuffers(nn.Module):
+    """A module built in float64, in the default dtype, whose buffers are cast from float64 at every move.
+
+    e3nn makes its Clebsch-Gordan coefficients in the default dtype: made or kept in float32, a product is equivariant
+    to 1e-7 only, in float64 too.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._exact = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        self.module = module.to(torch.get_default_dtype())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ExactBuffers:
+        super()._apply(fn, recurse)
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(self._exact[name])
+        return self
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """What the module gives."""
+        return self.module(*inputs)
+
+
+class ProductSum(nn.Module):
+    """A tensor product plus products of pairs, either of which may be absent."""
+
+    def __init__(self, product: nn.Module | None, pairs: nn.Module | None) -> None:
+        super().__init__()
+        self.product, self.pairs = product, pairs
+
+    def forward(self, x1: Tensor, x2: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See ``SoftTensorProduct.forward``."""
+        outputs = [] if self.product is None else [self.product(x1, x2, weight)]
+        outputs += [] if self.pairs is None else [self.pairs(x1, x2)]
+        return sum(outputs[1:], outputs[0])
+
+
+class PairProducts(nn.Module):
+    """``U z``, ``z_r = x1_i(r) x2_j(r)``, over ``rank`` fixed pairs that run through both inputs evenly."""
+
+    first: Tensor
+    second: Tensor
+
+    def __init__(self, size1: int, size2: int, size_out: int, rank: int, start: float) -> None:
+        super().__init__()
+        step = torch.arange(rank, dtype=torch.float64)
+        golden = (math.sqrt(5) - 1) / 2  # an even spread over pairs, the same in every process
+        self.register_buffer("first", (step * size1 / rank).long() % size1, persistent=False)
+        self.register_buffer("second", ((step + 1) * golden % 1 * size2).long() % size2, persistent=False)
+        self.weight = nn.Parameter(torch.randn(size_out, rank) * start / math.sqrt(rank))
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """``(..., size1)`` and ``(..., size2)`` to ``(..., size_out)``."""
+        return F.linear(x1.index_select(-1, self.first) * x2.index_select(-1, self.second), self.weight)
+
+
+def _is_even_scalar(kind: Any) -> bool:
+    return kind.l == 0 and kind.p == 1
+
+
+def _product(irreps_in1: Any, irreps_in2: Any, irreps_out: Any, kind: str, external: bool) -> nn.Module:
+    """e3nn's tensor product of that kind in float64; its weights start as e3nn starts them."""
+    from e3nn import o3
+
+    own = {"internal_weights": not external, "shared_weights": not external}
+    irreps = irreps_out
+    instructions: list[tuple[int, int, int, str, bool]] = []
+    if kind == "channelwise":
+        irreps, instructions = _channelwise(irreps_in1, irreps_in2, irreps_out)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        if kind == "full":
+            product = o3.FullyConnectedTensorProduct(irreps_in1, irreps_in2, irreps, **own)
+        else:
+            product = o3.TensorProduct(irreps_in1, irreps_in2, irreps, instructions, **own)
+    finally:
+        torch.set_default_dtype(before)
+    if product.weight_numel == 0:
+        raise SofteqValueError(f"irreps_out: no product of {irreps_in1} and {irreps_in2} reaches {irreps_out}")
+    return product
+
+
+def _channelwise(irreps_in1: Any, irreps_in2: Any, wanted: Any) -> tuple[Any, list[tuple[int, int, int, str, bool]]]:
+    """The output irreps, one block per pair of inputs and kind that ``wanted`` has, and e3nn's instructions."""
+    kinds = {kind for _, kind in wanted}
+    blocks: list[tuple[int, Any]] = []
+    instructions: list[tuple[int, int, int, str, bool]] = []
+    for i, (copies, kind1) in enumerate(irreps_in1):
+        for j, (_, kind2) in enumerate(irreps_in2):
+            for kind in kind1 * kind2:
+                if kind in kinds:
+                    instructions.append((i, j, len(blocks), "uvu", True))
+                    blocks.append((copies, kind))
+    if not blocks:
+        return wanted, []
+    irreps, order, _ = as_irreps(blocks, "irreps_out").sort()
+    return irreps, [(i, j, order[block], mode, weighted) for i, j, block, mode, weighted in instructions]

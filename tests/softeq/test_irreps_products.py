@@ -1,0 +1,144 @@
+"""Soft gates and tensor products of irreps."""
+
+import copy
+
+import pytest
+import torch
+from e3nn import o3
+from torch import nn
+
+from softeq import Prior, fold, harden, prior_penalty
+from softeq.errors import SofteqValueError
+from softeq.irreps_products import SoftGate, SoftTensorProduct
+
+ONE, TWO, WANTED = "4x0e + 3x1o", "1x0e + 1x1o + 1x2e", "4x0e + 2x1o + 2x2e"
+
+
+@pytest.fixture(autouse=True)
+def exact_wigner_matrices(monkeypatch):
+    """e3nn makes Wigner matrices in the default dtype: 1e-7 off where that is float32, whatever they are cast to."""
+    original = o3.Irreps.D_from_matrix
+
+    def exact(self, matrix):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            return original(self, matrix)
+        finally:
+            torch.set_default_dtype(before)
+
+    monkeypatch.setattr(o3.Irreps, "D_from_matrix", exact)
+
+
+def turned(function, irreps_in, irreps_out, *inputs):
+    """The largest relative difference between turning before and after, over a few elements of O(3)."""
+    torch.manual_seed(3)
+    matrices = o3.rand_matrix(4, dtype=torch.float64)
+    matrices[::2] *= -1
+    worst = 0.0
+    for r in matrices:
+        moved = function(*(x @ o3.Irreps(i).D_from_matrix(r).T for x, i in zip(inputs, irreps_in, strict=True)))
+        expected = function(*inputs) @ o3.Irreps(irreps_out).D_from_matrix(r).T
+        worst = max(worst, float((moved - expected).abs().max() / expected.abs().max()))
+    return worst
+
+
+class TestSoftGate:
+    IRREPS = "4x0e + 2x0o + 3x1o + 1x2e"
+
+    def test_the_input_has_a_gate_for_all_but_even_scalars(self):
+        assert SoftGate(self.IRREPS).irreps_in == o3.Irreps("6x0e + 4x0e + 2x0o + 3x1o + 1x2e")
+        assert SoftGate("3x0e").irreps_in == o3.Irreps("3x0e")
+
+    def test_hard_is_equivariant_and_none_is_not(self):
+        hard = SoftGate(self.IRREPS, constraint="hard")
+        x = torch.randn(5, hard.irreps_in.dim, dtype=torch.float64)
+        assert turned(hard, [hard.irreps_in], self.IRREPS, x) < 1e-9
+        assert turned(SoftGate(self.IRREPS, constraint="none").double(), [hard.irreps_in], self.IRREPS, x) > 0.1
+        assert 1e-6 < turned(SoftGate(self.IRREPS).double(), [hard.irreps_in], self.IRREPS, x) < 0.05
+
+    def test_the_formula(self):
+        gate = SoftGate("1x0e + 1x1o").double()
+        g, s, *v = torch.randn(5, dtype=torch.float64)
+        y = gate(torch.stack([g, s, *v]))
+        swish = lambda z: z * torch.sigmoid(z)
+        expected = torch.stack([swish(s), *(torch.sigmoid(g) * z for z in v)])
+        torch.testing.assert_close(y, expected + 1e-3 * swish(torch.stack([s, *v])))
+
+    def test_contract(self):
+        gate = SoftGate(self.IRREPS)
+        x = torch.randn(2, gate.irreps_in.dim)
+        torch.testing.assert_close(fold(gate)(x), gate(x))
+        assert list(harden(gate).parameters()) == []
+        torch.testing.assert_close(
+            prior_penalty(gate, Prior(residual=2.0)), gate.pathways["residual"].weight.square().sum()
+        )
+        with pytest.raises(SofteqValueError, match="x: expected shape"):
+            gate(torch.randn(2, 3))
+        with pytest.raises(SofteqValueError, match="no equivariant pathway"):
+            harden(SoftGate(self.IRREPS, constraint="none"))
+
+
+class TestSoftTensorProduct:
+    def test_hard_full_product_is_equivariant_and_soft_is_not(self):
+        x1, x2 = torch.randn(6, 13, dtype=torch.float64), torch.randn(6, 9, dtype=torch.float64)
+        hard = SoftTensorProduct(ONE, TWO, WANTED, constraint="hard").double()
+        assert turned(hard, [ONE, TWO], hard.irreps_out, x1, x2) < 1e-9
+        soft = SoftTensorProduct(ONE, TWO, WANTED).double()
+        assert 1e-6 < turned(soft, [ONE, TWO], soft.irreps_out, x1, x2) < 0.05
+        none = SoftTensorProduct(ONE, TWO, WANTED, constraint="none").double()
+        assert turned(none, [ONE, TWO], none.irreps_out, x1, x2) > 0.1
+
+    def test_channelwise_with_weights_from_outside(self):
+        hard = SoftTensorProduct(
+            ONE, TWO, WANTED, kind="channelwise", constraint="hard", external_weights=True
+        ).double()
+        x1, x2 = torch.randn(6, 13, dtype=torch.float64), torch.randn(6, 9, dtype=torch.float64)
+        weight = torch.randn(6, hard.weight_numel, dtype=torch.float64)
+        assert list(hard.parameters()) == []
+        assert turned(lambda a, b: hard(a, b, weight), [ONE, TWO], hard.irreps_out, x1, x2) < 1e-9
+        # 0e (4 channels) with 0e, 1o, 2e and 1o (3 channels) with them: every block keeps its channels.
+        assert {copies for copies, _ in hard.irreps_out} == {4, 3}
+
+    def test_the_sum_of_the_pathways(self):
+        soft = SoftTensorProduct(ONE, TWO, WANTED)
+        x1, x2 = torch.randn(2, 13), torch.randn(2, 9)
+        pairs = soft.pathways["residual"]
+        dense = torch.zeros(soft.irreps_out.dim, 13, 9)
+        for r, (i, j) in enumerate(zip(pairs.first, pairs.second, strict=True)):
+            dense[:, i, j] += pairs.weight.detach()[:, r]
+        expected = soft.pathways["equivariant"](x1, x2) + torch.einsum("oij,bi,bj->bo", dense, x1, x2)
+        torch.testing.assert_close(soft(x1, x2), expected)
+
+    def test_every_coordinate_of_both_inputs_is_met(self):
+        pairs = SoftTensorProduct(ONE, TWO, WANTED).pathways["residual"]
+        assert set(pairs.first.tolist()) == set(range(13))
+        assert set(pairs.second.tolist()) == set(range(9))
+
+    def test_contract(self):
+        soft = SoftTensorProduct(ONE, TWO, WANTED)
+        x1, x2 = torch.randn(2, 13), torch.randn(2, 9)
+        torch.testing.assert_close(fold(nn.ModuleDict({"a": soft}))["a"](x1, x2), soft(x1, x2))
+        torch.testing.assert_close(harden(soft)(x1, x2), soft.pathways["equivariant"](x1, x2))
+        torch.testing.assert_close(copy.deepcopy(soft)(x1, x2), soft(x1, x2))
+        expected = 0.5 * sum(p.square().sum() for p in soft.pathways["equivariant"].parameters())
+        expected = expected + 2 * soft.pathways["residual"].weight.square().sum()
+        torch.testing.assert_close(prior_penalty(soft, Prior(equivariant=1.0, residual=4.0)), expected)
+
+    def test_bad_input(self):
+        with pytest.raises(SofteqValueError, match="kind"):
+            SoftTensorProduct(ONE, TWO, WANTED, kind="half")
+        with pytest.raises(SofteqValueError, match="rank"):
+            SoftTensorProduct(ONE, TWO, WANTED, rank=0)
+        with pytest.raises(SofteqValueError, match="reaches"):
+            SoftTensorProduct("1x0e", "1x0e", "1x1o")
+        with pytest.raises(SofteqValueError, match="reaches"):
+            SoftTensorProduct("1x0e", "1x0e", "1x1o", kind="channelwise")
+        soft = SoftTensorProduct(ONE, TWO, WANTED)
+        with pytest.raises(SofteqValueError, match="x2: expected shape"):
+            soft(torch.randn(2, 13), torch.randn(2, 8))
+        with pytest.raises(SofteqValueError, match="weight: expected none"):
+            soft(torch.randn(2, 13), torch.randn(2, 9), torch.randn(2, 4))
+        outside = SoftTensorProduct(ONE, TWO, WANTED, external_weights=True)
+        with pytest.raises(SofteqValueError, match="got none"):
+            outside(torch.randn(2, 13), torch.randn(2, 9))
