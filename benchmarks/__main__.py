@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import layers, networks, solver
+from benchmarks import convolutions, derivative, layers, networks, solver
 from benchmarks.report import Report, append_rows, environment
 from benchmarks.timing import thread_counts
 
@@ -19,6 +19,8 @@ BENCHMARKS: dict[str, tuple[str, Callable[..., Report]]] = {
     solver.NAME: ("equivariant bases: time and memory against the emlp package", solver.run),
     layers.NAME: ("soft linear layers against nn.Linear", layers.run),
     networks.NAME: ("the whole soft network against the MLP", networks.run),
+    convolutions.NAME: ("soft convolutions against nn.Conv2d", convolutions.run),
+    derivative.NAME: ("all flows of an audit against one forward pass", derivative.run),
 }
 _BUSY = 0.5
 

@@ -1,6 +1,7 @@
 """softeq: layers that are equivariant as far as the data say so, under a prior that says how far."""
 
 from softeq.bilinear import SoftBilinear
+from softeq.conv import SoftConv2d
 from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
 from softeq.fold import fold, harden, weight_defect
 from softeq.groups import Group
@@ -12,6 +13,7 @@ from softeq.pathways import MergedLayer, SoftLayer, SoftPathways
 from softeq.prior import Prior, prior_penalty
 from softeq.reps import Rep, Scalar, T, Vector
 from softeq.solve import equivariant_basis, equivariant_projector
+from softeq.steerable import SoftR2Conv
 from softeq.testing import assert_equivariant
 
 __all__ = [
@@ -22,12 +24,14 @@ __all__ = [
     "Rep",
     "Scalar",
     "SoftBilinear",
+    "SoftConv2d",
     "SoftGate",
     "SoftGated",
     "SoftLayer",
     "SoftLinear",
     "SoftO3Linear",
     "SoftPathways",
+    "SoftR2Conv",
     "SoftTensorProduct",
     "SofteqError",
     "SofteqTypeError",

@@ -1,0 +1,300 @@
+"""SoftR2Conv: a convolution that is equivariant under rotations and reflections of the plane as far as it is priced to.
+
+On escnn (Cesa, Lang and Weiler 2022), imported where a layer is built: ``pip install 'softeq[escnn]'``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.filters import BiasBasis, FilterBasis
+from softeq.pathways import (
+    EQUIVARIANT,
+    RESIDUAL,
+    RESIDUAL_START,
+    MergedLayer,
+    Weights,
+    pathway_penalty,
+    pathways_of,
+)
+from softeq.planar import OPTIONS, field_type
+from softeq.residuals import uniform
+from softeq.windows import Window, check_channels, padding_of, pair
+
+if TYPE_CHECKING:
+    from escnn.group import Representation
+    from escnn.nn import FieldType
+
+
+class FieldTypes:
+    """The types of a layer's input and output. They never change, so that copies of the layer share them."""
+
+    def __init__(self, in_type: FieldType, out_type: FieldType) -> None:
+        self.inn, self.out = in_type, out_type
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FieldTypes:
+        return self
+
+
+def _square(value: Any, name: str, least: int) -> tuple[int, int]:
+    if not isinstance(value, int):
+        raise SofteqTypeError(f"{name}: expected one whole number for both directions, got {value!r}")
+    return pair(value, name, least)
+
+
+def _of_one_group(fields: Sequence[Representation], groups: int, name: str) -> list[Representation]:
+    """The fields of the first group of channels; raises unless those of the others are the same."""
+    count = len(fields) // groups
+    first = list(fields[:count])
+    if first * groups != list(fields):
+        raise SofteqValueError(f"{name}: expected {groups} times the same fields for groups={groups}, got {fields}")
+    return first
+
+
+class SoftR2Conv(MergedLayer):
+    """A steerable convolution plus a free one, merged into one ``conv2d``.
+
+    Args:
+        in_type, out_type: escnn ``FieldType``s of one gspace on the plane: C_n, D_n, SO(2), O(2) or a subgroup, with
+            any representations. Input ``(N, in_type.size, H, W)`` or without N.
+        kernel_size: taps per side of the square filter.
+        stride, padding, dilation: whole numbers, in pixels and in both directions, as the rotations mix these.
+        groups: input and output types must repeat this many times.
+        padding_mode: ``"zeros"``, ``"circular"``, ``"reflect"`` or ``"replicate"``.
+        bias: whether there is a bias; its equivariant part is on the trivial irreps alone, the residual's on channels.
+        constraint: ``"soft"``, ``"hard"`` (what escnn's ``R2Conv`` computes) or ``"none"``.
+        options: for escnn's ``R2Conv``, among ``frequencies_cutoff``, ``rings``, ``sigma`` and ``basis_filter``.
+
+    Plain tensors in give plain tensors out, geometric ones geometric ones. Folding gives ``nn.Conv2d``, on plain
+    tensors.
+
+    What is equivariant. Under quarter turns and flips of the pixel grid, as far as they belong to the group, the hard
+    layer is exact to rounding (pictures must be square, and with a stride the windows must end at the last pixel);
+    between them it is as good as escnn's sampled filters. These are limited in frequency, so that fine filters
+    that a quarter turn leaves alone count as part of the ``weight_defect`` too: widen ``frequencies_cutoff`` to keep
+    them.
+
+    The equivariant weight is stored as coordinates in an orthonormal basis of escnn's filters, ``(rank,)``, and the
+    residual one as ``(out, in / groups, k, k)``, so that the prior prices both by the Frobenius norm of the filter; the
+    basis depends on the span of escnn's filters alone, and a checkpoint with it.
+
+    Initialisation: the coordinates are normal, scaled per output field to the variance that ``nn.Conv2d`` gives, 1/3
+    of the mean square input; escnn's own start is the square root of 3 larger or more. The residual starts at 1e-3 of
+    ``nn.Conv2d``'s, so that a soft layer starts at its hard twin.
+
+    Raises:
+        MissingExtraError: escnn is not installed.
+        SofteqTypeError, SofteqValueError: a bad argument, by its name; no equivariant filter of this size.
+    """
+
+    def __init__(
+        self,
+        in_type: FieldType,
+        out_type: FieldType,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        bias: bool = True,
+        constraint: str = "soft",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        names = pathways_of(constraint)
+        types = FieldTypes(field_type(in_type, "in_type"), field_type(out_type, "out_type"))
+        if in_type.gspace != out_type.gspace:
+            raise SofteqValueError(
+                f"out_type: expected fields of the group of in_type, {in_type.gspace}, got {out_type.gspace}"
+            )
+        self.types, self.constraint, self.has_bias = types, constraint, bias
+        self.window = Window(
+            _square(kernel_size, "kernel_size", 1),
+            _square(stride, "stride", 1),
+            _square(padding, "padding", 0),
+            _square(dilation, "dilation", 1),
+            groups,
+            padding_mode,
+        )
+        check_channels(in_type.size, out_type.size, groups)
+        self.options = dict(options or {})
+        unknown = sorted(set(self.options) - set(OPTIONS))
+        if unknown:
+            raise SofteqValueError(f"options: expected keys among {OPTIONS}, got {unknown}")
+        inputs = _of_one_group(in_type.representations, groups, "in_type")
+        _of_one_group(out_type.representations, groups, "out_type")
+        outputs = out_type.representations
+        self.basis = FilterBasis(inputs, outputs, in_type.gspace, kernel_size, dilation, self.options)
+        self.bias_basis = BiasBasis(outputs, in_type.gspace) if bias else None
+        if EQUIVARIANT in names and self.basis.rank == 0:
+            raise SofteqValueError(
+                f"kernel_size: no filter of {kernel_size} x {kernel_size} maps {in_type} to {out_type} equivariantly; "
+                "expected a larger kernel, other fields or constraint='none'"
+            )
+        self.pathways = nn.ModuleDict({name: self._start(name, alone=len(names) == 1) for name in names})
+
+    def _start(self, name: str, alone: bool) -> Weights:
+        bound = 1 / math.sqrt(math.prod(self.basis.shape[1:]))
+        offset = uniform(self.basis.shape[:1], bound) if self.has_bias else None
+        if name == EQUIVARIANT:
+            own = None if offset is None or self.bias_basis is None else self.bias_basis.coordinates_of(offset)
+            start = torch.randn(self.basis.rank) * self.basis.start
+            return Weights(start, own if own is not None and len(own) else None)
+        factor = 1.0 if alone else RESIDUAL_START
+        return Weights(uniform(self.basis.shape, bound * factor), None if offset is None else offset * factor)
+
+    @property
+    def in_type(self) -> FieldType:
+        """The input's escnn type."""
+        return self.types.inn
+
+    @property
+    def out_type(self) -> FieldType:
+        """The output's escnn type."""
+        return self.types.out
+
+    @property
+    def weight(self) -> Tensor:
+        """The merged filter ``(out, in / groups, k, k)``."""
+        equivariant, residual = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
+        if equivariant is None:
+            if residual is None:
+                raise SofteqValueError("SoftR2Conv has no pathway left: build it again with its constraint")
+            return residual.weight
+        own = self.basis.expand(equivariant.weight)
+        return own if residual is None else own + residual.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The merged bias ``(out,)``; ``None`` without one, or in a hard layer whose output has no trivial irrep."""
+        equivariant, residual = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
+        free = None if residual is None else residual.bias
+        if equivariant is None or equivariant.bias is None or self.bias_basis is None:
+            return free
+        own = self.bias_basis.expand(equivariant.bias)
+        return own if free is None else own + free
+
+    def _pathway(self, name: str) -> Weights | None:
+        pathway = self.pathways[name] if name in self.pathways else None  # noqa: SIM401 - a ModuleDict has no get
+        return pathway if isinstance(pathway, Weights) else None
+
+    def forward(self, x: Any) -> Any:
+        """A tensor ``(N, in, H, W)`` or ``(in, H, W)`` to ``(N, out, H', W')``; a ``GeometricTensor`` to another."""
+        if isinstance(x, Tensor):
+            return self._convolve(x)
+        from escnn.nn import GeometricTensor
+
+        if not isinstance(x, GeometricTensor):
+            raise SofteqTypeError(f"x: expected a tensor or an escnn GeometricTensor, got {type(x).__name__}")
+        if x.type != self.in_type:
+            raise SofteqValueError(f"x: expected fields of type {self.in_type}, got {x.type}")
+        return GeometricTensor(self._convolve(x.tensor), self.out_type)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        if x.dim() not in (3, 4) or x.shape[-3] != self.in_type.size:
+            raise SofteqValueError(f"x: expected shape (N, {self.in_type.size}, H, W), got {tuple(x.shape)}")
+        self.window.output_size((x.shape[-2], x.shape[-1]))
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                weight, bias = self.weight, self.bias
+            return self.window.convolve(x, weight, bias)
+        return self.window.convolve(x, self.weight, self.bias)
+
+    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+        """See ``SoftLayer.penalty``."""
+        return pathway_penalty(self.pathways, precisions, seen)
+
+    @torch.no_grad()
+    def weight_defect(self) -> float:
+        """``||W - P(W)|| / ||W||`` of the merged filter in float64, in [0, 1], P onto escnn's filters; 0 for zero."""
+        weight = self.weight.detach().double().cpu()
+        size = float(weight.norm())
+        exact = copy.deepcopy(self.basis).cpu().double()
+        return 0.0 if size == 0 else min(1.0, float((weight - exact(weight)).norm()) / size)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Conv2d:
+        """The plain ``nn.Conv2d`` that this layer equals, with copies of the merged filter and bias."""
+        return self.window.plain(self.weight, self.bias).train(self.training)
+
+    @torch.no_grad()
+    def hardened(self) -> SoftR2Conv:
+        """The hard layer with this one's equivariant pathway."""
+        source = self._pathway(EQUIVARIANT)
+        if source is None:
+            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
+        hard = copy.deepcopy(self)
+        if RESIDUAL in hard.pathways:
+            del hard.pathways[RESIDUAL]
+        hard.constraint = "hard"
+        return hard
+
+    @staticmethod
+    @torch.no_grad()
+    def from_conv(
+        conv: nn.Conv2d, in_type: FieldType, out_type: FieldType, *, constraint: str = "soft", **options: Any
+    ) -> SoftR2Conv:
+        """The layer that starts as this ``nn.Conv2d``: the projection of its filter equivariant, the rest residual.
+
+        ``"soft"`` and ``"none"`` compute what it computes; ``"hard"`` is the nearest equivariant layer.
+
+        Raises:
+            SofteqTypeError: no ``nn.Conv2d``.
+            SofteqValueError: a kernel, stride, padding or dilation that is not square, or types of other sizes.
+        """
+        if not isinstance(conv, nn.Conv2d):
+            raise SofteqTypeError(f"conv: expected an nn.Conv2d, got {type(conv).__name__}")
+        geometry: dict[str, Any] = {}
+        sides = conv.kernel_size, conv.stride, padding_of(conv), conv.dilation
+        for name, both in zip(("kernel_size", "stride", "padding", "dilation"), sides, strict=True):
+            if both[0] != both[1]:
+                raise SofteqValueError(f"conv: expected one {name} for both directions, got {both}")
+            geometry[name] = both[0]
+        if (conv.in_channels, conv.out_channels) != (in_type.size, out_type.size):
+            raise SofteqValueError(
+                f"conv: expected {in_type.size} -> {out_type.size} channels for these types, got {conv}"
+            )
+        layer = SoftR2Conv(
+            in_type,
+            out_type,
+            **geometry,
+            groups=conv.groups,
+            padding_mode=conv.padding_mode,
+            bias=conv.bias is not None,
+            constraint=constraint,
+            options=options,
+        )
+        layer = layer.to(conv.weight.device, conv.weight.dtype).train(conv.training)
+        layer._split(conv.weight, conv.bias)
+        return layer
+
+    def _split(self, weight: Tensor, bias: Tensor | None) -> None:
+        own, free = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
+        if own is not None:
+            own.weight.copy_(self.basis.coordinates_of(weight))
+            weight = weight - self.basis.expand(own.weight)
+            if bias is not None and own.bias is not None and self.bias_basis is not None:
+                own.bias.copy_(self.bias_basis.coordinates_of(bias))
+                bias = bias - self.bias_basis.expand(own.bias)
+        if free is not None:
+            free.weight.copy_(weight)
+            if bias is not None and free.bias is not None:
+                free.bias.copy_(bias)
+
+    def extra_repr(self) -> str:
+        """For ``print(model)``."""
+        window = self.window
+        return (
+            f"{self.in_type}, {self.out_type}, kernel_size={window.kernel[0]}, stride={window.stride[0]}, "
+            f"padding={window.padding[0]}, dilation={window.dilation[0]}, groups={window.groups}, "
+            f"padding_mode={window.mode!r}, constraint={self.constraint!r}"
+        )
