@@ -1,1 +1,105 @@
-"""Measuring the equivariance of any callable."""
+"""Measuring the equivariance of any callable: Lie derivatives, local equivariance error, finite elements, by layer.
+
+Lie derivatives follow Gruver, Finzi, Goldblum, Wilson, "The Lie Derivative for Measuring Learned Equivariance"
+(ICLR 2023), with the images' tangents from a declared stencil and the model's part by forward mode.
+"""
+
+from measure.actions import (
+    Action,
+    ImageMap,
+    Invariant,
+    Pick,
+    Points,
+    Tokens,
+    UnderIrreps,
+    UnderRep,
+    Vectors,
+    infer_action,
+)
+from measure.defect import equivariance_error, finite_step_curve
+from measure.elements import (
+    Element,
+    field_element,
+    flip_horizontal,
+    flip_vertical,
+    irreps_element,
+    matrix_element,
+    on_tokens,
+    permute_channels,
+    quarter_turn,
+    rep_element,
+    shift,
+)
+from measure.errors import NotMeasurable
+from measure.flows import COEFFICIENTS, FLOWS, GENERATORS, AffineFlow, Flow, resolve_flows
+from measure.layerwise import LayerwiseResult, layerwise
+from measure.lee import assert_lee, local_equivariance_error
+from measure.lie_derivative import AffineDerivatives, affine_derivatives, derivatives, lie_derivative
+from measure.prepare import measurable
+from measure.result import NORMS, LeeResult, concatenate
+from measure.spaces import (
+    IrrepsFlow,
+    LinearFlow,
+    PointFlow,
+    RepFlow,
+    ZeroFlow,
+    group_flows,
+    irreps_flows,
+    point_flows,
+)
+from measure.stencils import BOUNDARIES, STENCILS
+
+__all__ = [
+    "BOUNDARIES",
+    "COEFFICIENTS",
+    "FLOWS",
+    "GENERATORS",
+    "NORMS",
+    "STENCILS",
+    "Action",
+    "AffineDerivatives",
+    "AffineFlow",
+    "Element",
+    "Flow",
+    "ImageMap",
+    "Invariant",
+    "IrrepsFlow",
+    "LayerwiseResult",
+    "LeeResult",
+    "LinearFlow",
+    "NotMeasurable",
+    "Pick",
+    "PointFlow",
+    "Points",
+    "RepFlow",
+    "Tokens",
+    "UnderIrreps",
+    "UnderRep",
+    "Vectors",
+    "ZeroFlow",
+    "affine_derivatives",
+    "assert_lee",
+    "concatenate",
+    "derivatives",
+    "equivariance_error",
+    "field_element",
+    "finite_step_curve",
+    "flip_horizontal",
+    "flip_vertical",
+    "group_flows",
+    "infer_action",
+    "irreps_element",
+    "irreps_flows",
+    "layerwise",
+    "lie_derivative",
+    "local_equivariance_error",
+    "matrix_element",
+    "measurable",
+    "on_tokens",
+    "permute_channels",
+    "point_flows",
+    "quarter_turn",
+    "rep_element",
+    "resolve_flows",
+    "shift",
+]

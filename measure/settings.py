@@ -1,0 +1,108 @@
+"""The flows of a measurement with the stencil, boundary and margin under which they are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from measure.flows import AffineFlow, Flow, inside, resolve_flows
+from softeq.errors import SofteqValueError
+
+FlowChoice = str | Flow | Iterable[str | Flow] | Mapping[str, Flow]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Flows as they will be applied, and what they have in common.
+
+    Attributes:
+        flows: with their stencil, boundary and margin.
+        images: the flows are affine flows of images understood alike.
+        stencil, boundary, margin: the common ones; "own", "own" and 0 where there are none.
+        channels_last: images are (B, H, W, C).
+    """
+
+    flows: tuple[Flow, ...]
+    images: bool = False
+    stencil: str = "own"
+    boundary: str = "own"
+    margin: int = 0
+    channels_last: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The flows' names."""
+        return tuple(flow.name for flow in self.flows)
+
+    def coefficients(self) -> Tensor:
+        """(n_flows, 6) float64: flows of images in terms of GENERATORS."""
+        return torch.stack([flow.coefficients for flow in self.flows if isinstance(flow, AffineFlow)])
+
+    def image_size(self, x: Tensor) -> tuple[int, int] | None:
+        """(H, W) of images, None for other data."""
+        if not self.images:
+            return None
+        height, width = x.shape[1:3] if self.channels_last else x.shape[-2:]
+        return height, width
+
+    def noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """One white-noise tangent per sample, shaped like `x`, 0 in the margin.
+
+        It is drawn sample by sample in float32, so that neither the batching nor the dtype changes it.
+        """
+        drawn = torch.stack([torch.randn(x.shape[1:], generator=generator) for _ in range(len(x))])
+        size = self.image_size(x)
+        if size is not None and self.margin:
+            mask = inside(*size, self.margin)
+            drawn = drawn * (mask[:, :, None] if self.channels_last else mask)
+        return drawn.to(x)
+
+    def still(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """Whether pictures are the same along every axis along which a flow moves them.
+
+        Rounding leaves a stencil's derivative of a blank picture at 1e-8 rather than at 0, so the pixels are asked.
+
+        Args:
+            x: (B, ...) images.
+            coefficients: (k, 6), flows in terms of GENERATORS.
+
+        Returns:
+            (B, k) bool, on the CPU.
+        """
+        height, width = self.image_size(x) or (1, 1)
+        pictures = x.movedim(-1, 1) if self.channels_last else x
+        flat = [(pictures == pictures.narrow(axis, 0, 1)).flatten(1).all(1).cpu() for axis in (-1, -2)]
+        # translation, shear and stretch along an axis; the middle row or column of a single one has no shear or stretch
+        in_x = torch.tensor([True, height > 1, width > 1])
+        in_y = torch.tensor([True, width > 1, height > 1])
+        moved = coefficients != 0
+        along_columns, along_rows = (moved[:, 0::2] & in_x).any(1), (moved[:, 1::2] & in_y).any(1)
+        return (flat[0][:, None] | ~along_columns) & (flat[1][:, None] | ~along_rows)
+
+
+def settle(flows: FlowChoice, stencil: str | None, boundary: str, margin: int) -> Settings:
+    """Resolve `flows`, giving those of images one stencil, boundary and margin.
+
+    Args:
+        flows: names, flows or a mapping.
+        stencil, boundary, margin: see measure.flows.AffineFlow. With stencil None every flow keeps its own three.
+
+    Raises:
+        SofteqValueError: unknown or repeated names, unknown stencil or boundary, negative margin.
+    """
+    chosen = resolve_flows(flows)
+    names = [flow.name for flow in chosen]
+    if len(set(names)) < len(names):
+        raise SofteqValueError(f"flows: expected each name once, got {', '.join(names)}")
+    if stencil is not None:
+        chosen = tuple(
+            flow.with_(stencil=stencil, boundary=boundary, margin=margin) if isinstance(flow, AffineFlow) else flow
+            for flow in chosen
+        )
+    first = chosen[0]
+    if not isinstance(first, AffineFlow) or not all(first.alike(flow) for flow in chosen):
+        return Settings(chosen)
+    return Settings(chosen, True, first.stencil, first.boundary, first.margin, first.channels_last)
