@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from experiments.experiment import Experiment
 from softeq.errors import SofteqValueError
 
-SOURCES: tuple[str, ...] = ("experiments.physics",)
+SOURCES: tuple[str, ...] = ("experiments.physics", "experiments.architectures")
 """The modules that are asked: each has ``EXPERIMENTS``, a mapping from name to `Experiment`."""
 
 
