@@ -1,4 +1,4 @@
-"""The console script ``softeq``: ``run``, ``table``, ``plot``, ``list``.
+"""The console script ``softeq``: ``run``, ``table``, ``plot``, ``audit``, ``list``.
 
 A user's mistake gives one line on stderr and exit code 2, Ctrl-C exit code 130; whatever else raises is a defect.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments import plots, record, registry, render, runner, tables, work
+from experiments import cli_audit, plots, record, registry, render, runner, tables, work
 from experiments.experiment import Experiment
 from softeq.errors import SofteqError, SofteqWarning
 
@@ -62,7 +62,8 @@ def build_app() -> Any:
         ("run", run, "softeq run modified-inertia --preset default --seeds 3 --variants hard,soft --jobs 2"),
         ("table", table, "softeq table modified-inertia --preset paper --format latex"),
         ("plot", plot, "softeq plot modified-inertia --file inertia.pdf"),
-        ("list", list_experiments, "softeq list"),
+        ("audit", cli_audit.audit, cli_audit.EXAMPLE),
+        ("list", list_experiments, "softeq list --models"),
     ):
         app.command(name, epilog=f"Example: {example}")(_one_line(command))
     return app
@@ -204,8 +205,12 @@ def _find(chosen: Experiment, preset: str | None, out: Path | None) -> tuple[lis
     )
 
 
-def list_experiments() -> None:
-    """Print the experiments with their variants and presets."""
+def list_experiments(
+    models: Annotated[bool, typer.Option("--models", help="The packaged models that can be audited.")] = False,
+) -> None:
+    """Print the experiments with their variants and presets, or the models."""
+    if models:
+        return cli_audit.list_models()
     for name, experiment in registry.all().items():
         presets = ", ".join(f"{p} ({n} seed{'s' if n > 1 else ''})" for p, n in experiment.presets.items())
         typer.echo(

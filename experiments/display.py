@@ -1,11 +1,12 @@
-"""What a running comparison shows: animated bars on a terminal, one plain line per finished run elsewhere."""
+"""What a running comparison or audit shows: animated bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -14,7 +15,30 @@ from rich.progress import TimeRemainingColumn as Remaining
 from experiments.experiment import Experiment
 from experiments.render import format_number
 from experiments.tables import scalar
-from experiments.work import Event, OnEvent
+from experiments.work import Event
+
+
+class Counter(Protocol):
+    """What `display` needs: counts events, says which bar they belong to, and words the lines about them.
+
+    The events' ``kind`` is ``start``, ``step`` (with ``done`` of ``total``) or ``done`` for what moves a bar.
+    """
+
+    title: str
+    total: int
+
+    @property
+    def recorded(self) -> int:
+        """Parts of ``total`` that are finished."""
+
+    def take(self, event: Any) -> str | None:
+        """Count an event; the line to print, if it is worth one."""
+
+    def key(self, event: Any) -> Hashable:
+        """What the events of one bar have in common."""
+
+    def label(self, event: Any) -> str:
+        """The text beside the bar."""
 
 
 class Tally:
@@ -24,6 +48,8 @@ class Tally:
         experiment: for the headline metric.
         total: how many pairs there are.
     """
+
+    title = "all runs"
 
     def __init__(self, experiment: Experiment, total: int) -> None:
         self.column = experiment.columns[0]
@@ -50,16 +76,24 @@ class Tally:
             return f"[{self.recorded}/{self.total}] {event.variant}, seed {event.seed}: {headline}"
         return None
 
+    def key(self, event: Event) -> tuple[str, int]:
+        """The pair that is run."""
+        return event.variant, event.seed
+
+    def label(self, event: Event) -> str:
+        """The pair in words."""
+        return f"{event.variant}, seed {event.seed}"
+
 
 def _shown(value: float, spec: str) -> str:
     return format_number(value, spec) if math.isfinite(value) else f"diverged ({value})"
 
 
 @contextmanager
-def display(tally: Tally) -> Iterator[OnEvent]:
+def display(tally: Counter) -> Iterator[Callable[[Any], None]]:
     """Give the callback that shows events while the block runs: bars on stderr where it is a terminal.
 
-    The line of each finished run goes to stdout either way.
+    The lines that ``tally`` words go to stdout either way.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -80,17 +114,17 @@ def _say(line: str | None) -> None:
 class _Bars:
     """One bar per run in progress, and one over all."""
 
-    def __init__(self, bars: Progress, tally: Tally) -> None:
+    def __init__(self, bars: Progress, tally: Counter) -> None:
         self.bars = bars
         self.tally = tally
-        self.overall = bars.add_task("all runs", total=tally.total)
-        self.running: dict[tuple[str, int], TaskID] = {}
-        self.fraction: dict[tuple[str, int], float] = {}
+        self.overall = bars.add_task(tally.title, total=tally.total)
+        self.running: dict[Hashable, TaskID] = {}
+        self.fraction: dict[Hashable, float] = {}
 
-    def __call__(self, event: Event) -> None:
-        key = (event.variant, event.seed)
+    def __call__(self, event: Any) -> None:
+        key = self.tally.key(event)
         if event.kind == "start":
-            self.running[key] = self.bars.add_task(f"{event.variant}, seed {event.seed}", total=None)
+            self.running[key] = self.bars.add_task(self.tally.label(event), total=None)
         elif event.kind == "step" and key in self.running:
             self.bars.update(self.running[key], completed=event.done, total=event.total)
             self.fraction[key] = event.done / max(event.total, 1)

@@ -146,7 +146,8 @@ _COLUMNS = (
 _NOTES = (
     "Test MSE: last epoch, fresh data per seed.",
     "Inputs moved: by random elements of the assumed group, against the true target there.",
-    "Decays and schedule of every variant but soft-published: chosen on validation data of another seed, as many runs each.",
+    "Decays and schedule of every variant but soft-published: chosen on validation data of another seed, as many runs"
+    " each.",
 )
 
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import record, registry, render, tables
+from experiments.audit_table import audit_table
 from experiments.experiment import Experiment
+from measure.report_groups import EXPERIMENT
 from softeq.errors import SofteqError
 
 _START = re.compile(r"<!-- table:(?P<name>[^:\s]+):(?P<preset>\S+) -->")
@@ -40,15 +42,21 @@ def regenerate(text: str, results: str | Path, *, sources: Sequence[str] | None 
         following = _START.search(text, start.end())
         if end < 0 or (following and following.start() < end):
             raise SofteqError(f"README: {start[0]} has no {_END} after it; add it below the table")
-        experiment = registry.get(start["name"], sources)
-        records = record.read(record.record_path(results, experiment.name))
+        name = start["name"] if start["name"] == EXPERIMENT else registry.get(start["name"], sources).name
+        records = record.read(record.record_path(results, name))
         try:
-            block = readme_block(experiment, start["preset"], records, source=Path(results).name)
+            block = _block(name, start["preset"], records, Path(results).name, sources)
         except SofteqError as error:
             raise SofteqError(f"README: {start[0]} cannot be filled from {results}: {error}") from error
         parts += [text[position : start.end()], block]
         position = end
     return "".join([*parts, text[position:]])
+
+
+def _block(name: str, preset: str, records: Sequence[record.Record], source: str, sources: Sequence[str] | None) -> str:
+    if name == EXPERIMENT:  # an audit has models and flows instead of variants and seeds
+        return f"\n\n{audit_table(records, source)}\n\n"
+    return readme_block(registry.get(name, sources), preset, records, source=source)
 
 
 def stale_tables(path: str | Path, results: str | Path, *, sources: Sequence[str] | None = None) -> list[str]:

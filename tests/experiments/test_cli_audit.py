@@ -1,0 +1,193 @@
+import csv
+import os
+import re
+import signal
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from experiments import cli, record
+
+MODEL = "toy_models:cnn"
+FLAGS = ("--images", "noise", "--limit", "2", "--flows", "rotation, scale")
+
+
+@pytest.fixture
+def call(toys, tmp_path, monkeypatch):
+    """Call ``softeq audit`` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+    def go(*arguments, flags=FLAGS):
+        return CliRunner().invoke(cli.build_app(), ["audit", *arguments, *flags], catch_exceptions=False)
+
+    return go
+
+
+def _one_line(text):
+    assert text.count("\n") == 1, text
+    assert text.startswith("softeq: ")
+    return text
+
+
+def test_an_audit_leaves_records_a_table_and_a_page(call, tmp_path):
+    done = call(MODEL)
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"toy_models:cnn/rotation: LEE \(mean_square\) \S+, \S+ of the control, \d+\.\d s", lines[0])
+    assert lines[-1] == "2 records in runs/audit.jsonl, 2 of them now; runs/audit.csv; open runs/audit.html"
+    assert sorted(os.listdir(tmp_path / "runs")) == ["audit.csv", "audit.html", "audit.jsonl"]
+    with open(tmp_path / "runs" / "audit.csv", newline="") as file:
+        assert [row["flow"] for row in csv.DictReader(file)] == ["rotation", "scale"]
+    again = call(MODEL)
+    assert again.stdout == "2 records in runs/audit.jsonl, 0 of them now; runs/audit.csv; open runs/audit.html\n"
+
+
+def test_every_option_reaches_the_configuration(call, tmp_path):
+    given = ["--norm", "relative", "--output", "logits", "--device", "cpu", "--dtype", "float64", "--seed", "3"]
+    given += ["--stencil", "central", "--boundary", "periodic", "--margin", "1", "--layerwise", "--batch-size", "1"]
+    assert call(MODEL, *given, "--out", "a folder").exit_code == 0
+    config = record.read(tmp_path / "a folder" / "audit.jsonl")[0]["config"]
+    expected = {"norm": "relative", "output": "logits", "dtype": "float64", "seed": 3, "stencil": "central"}
+    expected |= {"boundary": "periodic", "margin": 1, "layerwise": 2, "limit": 2, "images": "noise"}
+    assert {key: config[key] for key in expected} == expected
+
+
+def test_one_model_fails_and_the_others_go_on(call, tmp_path):
+    done = call("toy_models:broken", "toy_models:constant", MODEL)
+    assert done.exit_code == 1
+    first, last = done.stderr.splitlines()
+    assert first == "softeq: toy_models:broken: RuntimeError: this model has <b>no</b> forward pass"
+    assert last == (
+        "softeq: 2 of 3 models failed or could not be measured: toy_models:broken, toy_models:constant;"
+        " see runs/audit.html"
+    )
+    assert "toy_models:constant/rotation: not measurable: " in done.stdout
+    page = (tmp_path / "runs" / "audit.html").read_text()
+    assert "answers to no change of its input" in page
+    assert "&lt;b&gt;no&lt;/b&gt; forward pass" in page
+    assert "Each model" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([MODEL, "--flows", "rotatoin"], "unknown flow 'rotatoin'.*did you mean 'rotation'"),
+        ([MODEL, "--flows", ","], "flows: expected some of translation_x"),
+        ([MODEL, "--norm", "l2"], "unknown norm 'l2': expected one of mean_square, mean_abs, relative"),
+        ([MODEL, "--output", "softmax"], "unknown output 'softmax': expected one of probabilities, logits"),
+        ([MODEL, "--stencil", "sobel"], "unknown stencil 'sobel'"),
+        ([MODEL, "--boundary", "zero"], "unknown boundary 'zero'"),
+        ([MODEL, "--dtype", "float16"], "unknown dtype 'float16'.*bfloat16"),
+        ([MODEL, "--device", "tpu"], "unknown device 'tpu': expected one of auto, cpu, cuda"),
+        ([MODEL, "--batch-size", "many"], "batch-size: expected a number or auto, got 'many'"),
+        ([MODEL, "--batch-size", "0"], "batch-size: expected 1 or more, got 0"),
+        ([MODEL, "--limit", "0"], "limit: expected 1 or more, got 0"),
+        ([MODEL, "--images", "nowhere"], "expected demo, noise or a folder, got 'nowhere'"),
+        ([MODEL, "--images", "empty"], "empty holds no picture"),
+        ([MODEL, "--images", "torn"], "none of the 1 files in torn can be used: a.png: not a readable picture"),
+        ([MODEL, "--out", "file/runs"], "cannot write to the output folder file/runs"),
+        ([MODEL, "--weights", "nowhere.pt"], "nowhere.pt"),
+        ([MODEL, "--weights", "packaged"], "has no packaged weights"),
+        ([MODEL, "toy_models:wide", "--weights", "w.pt"], "weights: expected one model for the file w.pt, got 2"),
+        (["toy_models:cnm"], "'toy_models' has no 'cnm'"),
+        (["nowhere:cnn"], "cannot import 'nowhere'"),
+        (["toy_models:no_module"], "to return an nn.Module, got str"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_gives_one_line_and_exit_code_2(call, tmp_path, arguments, message):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n no")
+    flags = () if "--images" in arguments else FLAGS[:2]
+    result = call(*arguments, flags=flags)
+    assert result.exit_code == 2
+    assert re.search(message, _one_line(result.stderr))
+    assert not (tmp_path / "runs" / "audit.html").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_asked_for_and_absent(call):
+    result = call(MODEL, "--device", "cuda")
+    assert result.exit_code == 2
+    assert "cuda was asked for and torch finds none; choose cpu or auto" in _one_line(result.stderr)
+
+
+def test_several_mistaken_models_get_a_line_each_and_a_summary(call):
+    result = call("toy_models:x", "toy_models:y")
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 3
+    assert result.stderr.endswith("softeq: none of the 2 models could be loaded\n")
+
+
+def test_no_model_and_help(call, capsys):
+    assert cli.main(["audit"]) == 2
+    assert re.search("Missing argument .*MODEL.*got `softeq audit`", _one_line(capsys.readouterr().err))
+    shown = call("--help").stdout
+    assert re.search(r"Example:\s+softeq audit tf_efficientnet_lite0", shown)
+
+
+def test_a_module_in_the_current_folder_is_found(call, tmp_path, monkeypatch):
+    (tmp_path / "my_own_model.py").write_text(
+        "from torch import nn\n\ndef make():\n    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))\n"
+        "    model.image_size = 4\n    return model\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    done = call("my_own_model:make")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_a_weights_file_is_used(call, tmp_path):
+    import toy_models
+
+    weights = {name: 2 * value for name, value in toy_models.cnn().state_dict().items()}
+    torch.save(weights, tmp_path / "twice.pt")
+    assert call(MODEL, "--weights", "twice.pt").exit_code == 0
+    assert call(MODEL).exit_code == 0
+    records = record.read(tmp_path / "runs" / "audit.jsonl")
+    assert len(records) == 4
+    assert len({r["config"]["weights_hash"] for r in records}) == 2
+    assert "weights file twice.pt" in (tmp_path / "runs" / "audit.html").read_text()
+
+
+def test_the_models_are_listed(call):
+    shown = CliRunner().invoke(cli.build_app(), ["list", "--models"]).stdout
+    assert "tf_efficientnet_lite0\n    ImageNet EfficientNet-Lite 0" in shown
+    assert "module:factory" in shown
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(call, tmp_path, softeq, wait_for):
+    path = tmp_path / "runs" / "audit.jsonl"
+    arguments = ["audit", MODEL, "toy_models:slow", *FLAGS]
+    process = softeq(*arguments, cwd=tmp_path, TOY_DELAY="30")
+    wait_for(path.parent.exists)  # a minute for the imports alone
+    wait_for(lambda: len(record.read(path)) >= 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    resume = f"softeq audit {MODEL} toy_models:slow --images noise --flows rotation,scale --limit 2 --out runs"
+    assert _one_line(err) == f"softeq: interrupted; runs/audit.jsonl holds 2 records; resume with: {resume}\n"
+    assert (tmp_path / "runs" / "audit.html").exists()
+    done = call(*resume.split()[2:], flags=())
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.endswith("4 records in runs/audit.jsonl, 2 of them now; runs/audit.csv; open runs/audit.html\n")
+    assert len(record.read(path)) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_audit_resumes(call, tmp_path, softeq, wait_for):
+    path = tmp_path / "runs" / "audit.jsonl"
+    process = softeq("audit", MODEL, "toy_models:slow", *FLAGS, cwd=tmp_path, TOY_DELAY="30")
+    wait_for(path.parent.exists)  # a minute for the imports alone
+    wait_for(lambda: len(record.read(path)) >= 2)
+    process.kill()
+    process.communicate(timeout=60)
+    done = call(MODEL, "toy_models:slow")
+    assert done.exit_code == 0, done.stderr
+    assert "4 records in runs/audit.jsonl, 2 of them now" in done.stdout
+    assert "toy_models:cnn/" not in done.stdout

@@ -1,0 +1,100 @@
+"""Models for audits, by `toy_models:name`: small ones, and such as fail."""
+
+import os
+import time
+
+import torch
+from torch import nn
+
+
+class _Toy(nn.Module):
+    image_size = (12, 16)
+    num_classes = 4
+
+    def __init__(self, width=4):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, width, 3, padding=1)
+            self.act = nn.GELU()
+            self.head = nn.Linear(width, self.num_classes)
+
+    def forward(self, x):
+        return self.head(self.act(self.conv(x)).mean((2, 3)))
+
+
+def cnn():
+    return _Toy()
+
+
+def wide():
+    return _Toy(8)
+
+
+class _Constant(_Toy):
+    def forward(self, x):
+        return super().forward(0 * x)
+
+
+def constant():
+    return _Constant()
+
+
+class _NotANumber(_Toy):
+    def forward(self, x):
+        return super().forward(x) / 0 * 0
+
+
+def not_a_number():
+    return _NotANumber()
+
+
+class _Broken(_Toy):
+    def forward(self, x):
+        raise RuntimeError("this model has <b>no</b> forward pass")
+
+
+def broken():
+    return _Broken()
+
+
+class _Features(_Toy):
+    """A timm model without a class head says so by 0 classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_classes = 0
+
+
+def features():
+    return _Features()
+
+
+class _Hungry(_Toy):
+    """Has memory for one image at a time."""
+
+    sizes = []  # noqa: RUF012
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return super().forward(x)
+
+
+def hungry():
+    return _Hungry()
+
+
+class _Slow(_Toy):
+    def forward(self, x):
+        time.sleep(float(os.environ.get("TOY_DELAY", "0")))
+        return super().forward(x)
+
+
+def slow():
+    return _Slow()
+
+
+def no_module():
+    return "a text"
