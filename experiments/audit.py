@@ -239,8 +239,7 @@ def _choice(settings: Settings) -> dict[str, Any]:
 
 def _load(name: str, settings: Settings) -> tuple[Model, Images]:
     device, dtype = settings.torch_device, DTYPES[settings.dtype]
-    weights = {} if settings.weights is None else {"weights": settings.weights}
-    model = load_model(name, seed=settings.seed, dtype=dtype, device=device, **weights)
+    model = load_model(name, weights=settings.weights, seed=settings.seed, dtype=dtype, device=device)
     images = load_images(settings.images, model=model, **_choice(settings))
     return model, images
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +25,12 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MOST_PIXELS = 100_000_000
-_NOISE = 16
 _IMAGENET = 1000
+# What Pillow's decoders raise for files that are broken in one way or another.
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError),
+    *(ZeroDivisionError, NotImplementedError, struct.error, zlib.error),
+)
 # Photographs among scikit-image's samples: no drawings, no textures, no microscopy.
 _PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "camera.png")
 
@@ -32,8 +40,9 @@ class Images:
     """Pictures ready for a model.
 
     Attributes:
-        x: ``(N, 3, H, W)`` in float32, normalised.
+        x: ``(N, C, H, W)`` in float32, normalised; C = 3, or 1 for a model of grey pictures.
         labels: ``(N,)``, class indices of the model, -1 where a picture has none; ``None`` where none has one.
+            See `accuracy`.
         names: per picture.
         skipped: what was left out, with the reason.
     """
@@ -48,11 +57,13 @@ def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int
     """Pictures from a source, prepared as the model's data configuration says.
 
     Args:
-        source: ``"demo"`` (ImageNet pictures that foolbox ships, labelled, then scikit-image's photographs, without),
-            ``"noise"`` (16 of white noise, clipped to [0, 1]) or a folder: pictures in it, or in one folder per class.
-            Folders named by ImageNet synsets (``n01440764``) or class indices give labels for a model of 1000 classes;
-            other class folders are numbered in alphabetical order if the model has as many classes.
-        model: whose size, mean, standard deviation and interpolation apply.
+        source: ``"demo"`` (20 ImageNet pictures that foolbox ships, labelled for a model of 1000 classes, then
+            scikit-image's photographs, without labels), ``"noise"`` (white noise around grey with a standard deviation
+            of 0.25, clipped to [0, 1]) or a folder: pictures in it, and in one folder per class.
+            Class folders named by ImageNet synsets (``n01440764``) give labels for a model with as many classes as one
+            of ImageNet's lists (1000 and up), those named by numbers are class indices, and others are numbered in
+            alphabetical order if the model has as many classes.
+        model: whose size, mean, standard deviation, interpolation, crop and number of classes apply.
         limit: at most so many; from a folder with more, drawn with the seed.
         seed: of that choice and of the noise.
 
@@ -64,9 +75,11 @@ def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int
     if limit < 1:
         raise SofteqValueError(f"limit: expected at least 1 picture, got {limit}")
     if str(source) == "noise":
-        return _noise(model, min(limit, _NOISE), seed)
-    files = _demo() if str(source) == "demo" else _folder(Path(source), model.classes)
-    chosen = _drawn(files, limit, seed) if str(source) != "demo" else files[:limit]
+        return _noise(model, limit, seed)
+    if str(source) == "demo":
+        chosen = _demo(model.classes)[:limit]
+    else:
+        chosen = _drawn(_folder(Path(source), model.classes), limit, seed)
     pictures, labels, names, skipped = [], [], [], []
     for path, name, label in chosen:
         try:
@@ -74,7 +87,7 @@ def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int
         except SofteqError as error:
             skipped.append((name, str(error)))
             continue
-        labels.append(label if model.classes is None or label < model.classes else -1)
+        labels.append(label)
         names.append(name)
     if not pictures:
         first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
@@ -87,13 +100,13 @@ File = tuple[Path, str, int]
 """Path, name, label or -1."""
 
 
-def _demo() -> list[File]:
+def _demo(classes: int | None) -> list[File]:
     shipped = _data_folder("foolbox")
     files = []
     for path in sorted(shipped.glob("imagenet_*_*")):
         found = re.fullmatch(r"imagenet_(\d+)_(\d+)", path.stem)
         if found:
-            files.append((path, path.name, int(found[2])))
+            files.append((path, path.name, int(found[2]) if classes == _IMAGENET else -1))
     samples = _data_folder("skimage")
     return files + [(samples / name, name, -1) for name in _PHOTOGRAPHS if (samples / name).exists()]
 
@@ -110,14 +123,11 @@ def _data_folder(package: str) -> Path:
 def _folder(folder: Path, classes: int | None) -> list[File]:
     if not folder.is_dir():
         raise SofteqError(f"images: expected demo, noise or a folder, got {str(folder)!r}, which is none")
-    groups = sorted(entry for entry in folder.iterdir() if entry.is_dir() and _pictures(entry))
-    if groups:
-        labels = _labels([group.name for group in groups], classes)
-        files = [
-            (p, f"{g.name}/{p.name}", label) for g, label in zip(groups, labels, strict=True) for p in _pictures(g)
-        ]
-    else:
-        files = [(path, path.name, -1) for path in _pictures(folder)]
+    files = [(path, path.name, -1) for path in _pictures(folder)]
+    # Folders without pictures count too: the classes after them keep their numbers.
+    groups = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for group, label in zip(groups, _labels([group.name for group in groups], classes), strict=True):
+        files += [(path, f"{group.name}/{path.name}", label) for path in _pictures(group)]
     if not files:
         raise SofteqError(f"images: {folder} holds no picture ({', '.join(SUFFIXES)}), nor do folders in it")
     return files
@@ -131,20 +141,22 @@ def _labels(names: list[str], classes: int | None) -> list[int]:
     """Class indices of class folders, -1 for what is no class of the model."""
     if classes is None:
         return [-1] * len(names)
-    if classes == _IMAGENET and all(re.fullmatch(r"n\d{8}", name) for name in names):
-        order = {name: i for i, name in enumerate(_synsets())}
+    if all(re.fullmatch(r"n\d{8}", name) for name in names):
+        order = {name: i for i, name in enumerate(_synsets(classes))}
         return [order.get(name, -1) for name in names]
     if all(name.isdecimal() for name in names):
         return [int(name) if int(name) < classes else -1 for name in names]
     return list(range(len(names))) if len(names) == classes else [-1] * len(names)
 
 
-def _synsets() -> list[str]:
+def _synsets(classes: int) -> list[str]:
+    """The synset names of the classes, in order; none where no list of ImageNet's has as many."""
     try:
-        from timm.data import ImageNetInfo
+        from timm.data import ImageNetInfo, infer_imagenet_subset
     except ImportError as error:
         raise MissingExtraError("ImageNet's class folders need timm: pip install 'softeq[timm]'") from error
-    return list(ImageNetInfo().label_names())
+    subset = infer_imagenet_subset({"num_classes": classes})
+    return [] if subset is None else list(ImageNetInfo(subset).label_names())
 
 
 def _drawn(files: list[File], limit: int, seed: int) -> list[File]:
@@ -157,8 +169,11 @@ def _drawn(files: list[File], limit: int, seed: int) -> list[File]:
 def read_picture(path: str | Path) -> Image:
     """A file as an RGB picture, upright; transparency on white, grey as equal channels, 16 bits scaled to 8.
 
+    Of an animation the first frame. Floating pixels are taken as in [0, 1], or in [0, 255] if one is above 1.
+
     Raises:
-        SofteqError: it cannot be read, is cut off, has an edge below 2 pixels, or more than 100 million pixels.
+        SofteqError: it cannot be read, is cut off, has an edge below 2 pixels, more than 100 million pixels, or NaN,
+            infinite, negative or too large values.
         MissingExtraError: pillow is not installed.
     """
     try:
@@ -166,33 +181,39 @@ def read_picture(path: str | Path) -> Image:
     except ImportError as error:
         raise MissingExtraError("reading pictures needs pillow: pip install 'softeq[timm]'") from error
     try:
-        with warnings.catch_warnings(), Image.open(path) as file:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            width, height = file.size
-            if min(width, height) < 2:
-                raise SofteqError(f"expected at least 2 x 2 pixels, got {width} x {height}")
-            if width * height > _MOST_PIXELS:
-                raise SofteqError(f"expected at most {_MOST_PIXELS:,} pixels, got {width} x {height}; scale it down")
-            file.load()
-            upright = ImageOps.exif_transpose(file)
-            return _rgb(upright if upright is not None else file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what Pillow warns is an error below, or harmless
+            with Image.open(path) as file:
+                _check_size(*file.size)
+                file.load()
+                return _rgb(ImageOps.exif_transpose(file))
     except Image.DecompressionBombError as error:
         raise SofteqError(f"expected at most {_MOST_PIXELS:,} pixels; scale it down") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what pillow raises for broken files
-        raise SofteqError(f"not a readable picture: {error}") from error
+    except SofteqError:  # some are ValueErrors too
+        raise
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SofteqError(f"not a readable picture: {reason}") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if min(width, height) < 2:
+        raise SofteqError(f"expected at least 2 x 2 pixels, got {width} x {height}")
+    if width * height > _MOST_PIXELS:
+        raise SofteqError(f"expected at most {_MOST_PIXELS:,} pixels, got {width} x {height}; scale it down")
 
 
 def _rgb(picture: Image) -> Image:
     from PIL import Image
 
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        import numpy
-
-        values = numpy.asarray(picture).astype(numpy.float64)
-        if not numpy.isfinite(values).all():
+        values = np.asarray(picture).astype(np.float64)
+        if not np.isfinite(values).all():
             raise SofteqError("it has NaN or infinite pixels")
-        top = 65535.0 if picture.mode != "F" else max(float(values.max()), 1e-12)
-        picture = Image.fromarray((values.clip(0, top) / top * 255).round().astype(numpy.uint8))
+        top = 65535.0 if picture.mode != "F" else 255.0 if values.max() > 1 else 1.0
+        if values.min() < 0 or values.max() > top:
+            raise SofteqError(f"expected pixels in [0, {top:g}], got [{values.min():g}, {values.max():g}]")
+        picture = Image.fromarray((values / top * 255).round().astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -201,26 +222,44 @@ def _rgb(picture: Image) -> Image:
 
 
 def prepare(picture: Image, model: Model) -> Tensor:
-    """Resized, cropped around the centre and normalised: ``(3, H, W)`` in float32.
+    """Resized, cropped around the centre and normalised as timm does for evaluation: ``(C, H, W)`` in float32.
 
-    The shorter side, over the crop share, is brought to the input's; a picture of other proportions loses its ends.
+    With the crop mode "center" the input shows the middle of the picture, whose shorter side over the crop share
+    becomes the input's side; with "squash" both sides do so, and proportions are lost.
+
+    Raises:
+        SofteqValueError: an interpolation or crop mode that is unknown here.
     """
     from PIL import Image
 
-    filters: dict[str, Any] = {
-        "bilinear": Image.Resampling.BILINEAR,
-        "bicubic": Image.Resampling.BICUBIC,
-        "nearest": Image.Resampling.NEAREST,
-        "lanczos": Image.Resampling.LANCZOS,
-    }
+    filters = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
+    if model.interpolation not in filters:
+        raise SofteqValueError(f"interpolation: expected one of {', '.join(filters)}, got {model.interpolation!r}")
     height, width = model.image_size
-    scale = max(width / picture.width, height / picture.height) / model.crop
-    size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
-    resized = picture.resize(size, filters.get(model.interpolation, Image.Resampling.BICUBIC))
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    cropped = resized.crop((left, top, left + width, top + height))
-    pixels = torch.frombuffer(bytearray(cropped.tobytes()), dtype=torch.uint8).view(height, width, 3)
+    columns, rows = _scaled(picture.width, picture.height, model)
+    left, top = round((columns - width) / 2), round((rows - height) / 2)
+    # Only what stays after the crop is resized: a long and narrow picture would take gigabytes.
+    across, down = picture.width / columns, picture.height / rows
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    box = (box[0], box[1], min(box[2], picture.width), min(box[3], picture.height))
+    channels = len(model.mean)
+    shown = picture.convert("RGB" if channels == 3 else "L").resize((width, height), filters[model.interpolation], box)
+    pixels = torch.frombuffer(bytearray(shown.tobytes()), dtype=torch.uint8).view(height, width, channels)
     return _normalised(pixels.permute(2, 0, 1).float() / 255, model)
+
+
+def _scaled(width: int, height: int, model: Model) -> tuple[int, int]:
+    """Columns and rows of the whole picture before the crop."""
+    rows, columns = (math.floor(side / model.crop) for side in model.image_size)
+    if model.crop_mode == "squash":
+        return columns, rows
+    if model.crop_mode != "center":
+        raise SofteqValueError(f"crop_mode: expected 'center' or 'squash', got {model.crop_mode!r}")
+    if rows == columns:  # torchvision's rounding
+        short = min(width, height)
+        return int(columns * width / short), int(rows * height / short)
+    ratio = min(width / columns, height / rows)
+    return round(width / ratio), round(height / ratio)
 
 
 def _normalised(x: Tensor, model: Model) -> Tensor:

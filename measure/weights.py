@@ -20,6 +20,11 @@ _NESTED = ("state_dict", "model", "model_ema", "model_state_dict", "state_dict_e
 """Keys under which training scripts keep the weights."""
 _PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
+# What torch's reader raises for files that are broken in one way or another, besides pickle.UnpicklingError.
+_BROKEN = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError),
+    *(OverflowError, struct.error),
+)
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint: safetensors, or torch's format without any code in it.
 
     Weights nested under ``state_dict``, ``model``, ``model_ema`` and the like are taken out, the prefixes that
-    DistributedDataParallel and torch.compile add are taken off.
+    DistributedDataParallel and torch.compile add to every name are taken off.
 
     Raises:
         SofteqError: the file is absent, cut off, no checkpoint, or a pickle that would run code.
@@ -187,27 +192,29 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            head = file.read(1)
+            head = file.read(9)
     except OSError as error:
         raise SofteqError(f"weights: cannot read {path}: {error.strerror or error}") from error
     if not head:
         raise SofteqError(f"weights: {path} is empty; expected a safetensors file or a torch state dict")
-    raw = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for key in _NESTED:
-        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
-            raw = raw[key]
+    # Eight bytes of length, then JSON: safetensors under whatever name.
+    raw = _read_safetensors(path) if path.suffix == ".safetensors" or head[8:] == b"{" else _read_torch(path)
+    while isinstance(raw, Mapping) and (inner := [raw[k] for k in _NESTED if isinstance(raw.get(k), Mapping)]):
+        raw = inner[0]
     if not isinstance(raw, Mapping) or not raw:
         raise SofteqError(f"weights: expected a state dict in {path}, got {type(raw).__name__}")
-    state = {_bare(str(name)): value for name, value in raw.items() if isinstance(value, Tensor)}
+    state = {str(name): value for name, value in raw.items() if isinstance(value, Tensor)}
     if not state:
         raise SofteqError(f"weights: {path} holds no tensor; its keys are {', '.join(map(str, list(raw)[:5]))}")
+    return _bare(state)
+
+
+def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes; a name that only some carry is a child of the model's own."""
+    for prefix in _PREFIXES * 2:  # the two come in either order
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
-
-
-def _bare(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -230,7 +237,7 @@ def _read_torch(path: Path) -> Any:
             f"weights: {path} is cut off or holds more than tensors, and is not loaded, as a pickle can run code; save"
             " the model's state_dict() alone, or as safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, struct.error) as error:
+    except _BROKEN as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise SofteqError(f"weights: {path} is cut off or no checkpoint: {reason}") from error
 
@@ -242,6 +249,9 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: str | Path)
         SofteqError: names or shapes differ, or a weight is NaN or inf; the message names the first of them.
     """
     own = module.state_dict()
+    for prefix in _PREFIXES:  # taken off by `read_state_dict`, but the module's own
+        if all(name.startswith(prefix) for name in own) and not any(name.startswith(prefix) for name in state):
+            state = {prefix + name: value for name, value in state.items()}
     # Counters of batches are in old checkpoints or not; nothing that is measured depends on them.
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in own and not k.endswith("num_batches_tracked")]

@@ -6,7 +6,7 @@ import torch
 from measure import Flow, derivatives
 from measure.sources import load_model
 
-# Zero at timm's initialisation, the head or every block: nothing can be said of the size there.
+# Zero at timm's initialisation, the head or every block: its weights are shaken to say something of its derivative.
 ZERO_AT_START = {"mixer", "resmlp", "hiera"}
 FAMILIES = {
     "resnet": "resnet10t",
@@ -69,26 +69,40 @@ def test_all_families_are_there():
     assert len(FAMILIES) == 36
 
 
+def shaken(family, dtype):
+    model = load_model(FAMILIES[family], weights="random", dtype=dtype)
+    if family in ZERO_AT_START:
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in model.module.parameters():
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+    return model
+
+
 @pytest.mark.parametrize("family", PARAMETERS)
 def test_two_flows_in_one_forward_mode_pass(family):
-    model = load_model(FAMILIES[family], weights="random")
+    model = shaken(family, torch.float32)
     x = torch.rand(1, 3, *model.image_size, generator=torch.Generator().manual_seed(0))
     value, found = derivatives(model.module, x, ["translation_x", "rotation"])
     assert found.shape == (2, *value.shape)
     assert bool(found.isfinite().all())
-    if family not in ZERO_AT_START:
-        assert (found.flatten(1).norm(dim=1) > 0).all()
+    assert (found.flatten(1).norm(dim=1) > 0).all()
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=() if f == "vit" else pytest.mark.slow) for f in sorted(QUICK)]
+    "family", [pytest.param(f, marks=() if f in ("vit", "mobilenetv3") else pytest.mark.slow) for f in FAMILIES]
 )
 def test_against_finite_differences_in_float64(family):
-    model = load_model(FAMILIES[family], weights="random", dtype=torch.float64)
+    model = shaken(family, torch.float64)
     x = torch.rand(1, 3, *model.image_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    _, found = derivatives(model.module, x, [Straight(direction)])
-    step = 1e-6
-    with torch.no_grad():
-        difference = (model.module(x + step * direction) - model.module(x - step * direction)) / (2 * step)
-    assert float((found[0] - difference).norm() / difference.norm()) < 1e-5
+    direction, other = torch.randn(2, *x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    _, found = derivatives(model.module, x, [Straight(direction), Straight(other)])
+    right, wrong = [], []
+    # Long steps cross the kinks of ReLU, short ones drown in rounding: a derivative must agree at some length.
+    for step in (1e-5, 1e-6, 1e-7, 1e-8):
+        with torch.no_grad():
+            difference = (model.module(x + step * direction) - model.module(x - step * direction)) / (2 * step)
+        right.append(float((found[0] - difference).norm() / difference.norm()))
+        wrong.append(float((found[1] - difference).norm() / difference.norm()))
+    assert min(right) < 1e-5
+    assert min(wrong) > 0.1
