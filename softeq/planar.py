@@ -7,6 +7,7 @@ extra: ``pip install 'softeq[escnn]'``.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import io
 import math
@@ -152,8 +153,10 @@ def _solved(
         if "basis for the steerable filter is empty" not in str(error):
             raise SofteqValueError(f"escnn: {error}") from error
         return torch.zeros(0, *shape, dtype=torch.float64)
-    weights = torch.eye(conv.basisexpansion.dimension())
-    sampled = torch.stack([conv.basisexpansion(weight) for weight in weights]).detach().double().view(-1, *shape)
+    # escnn shares a basis between all modules that use it, so `.double()` on one of them has changed this one too.
+    expansion = copy.deepcopy(conv.basisexpansion).float()
+    weights = torch.eye(expansion.dimension(), dtype=torch.float32)
+    sampled = torch.stack([expansion(weight) for weight in weights]).detach().double().view(-1, *shape)
     averaged = _averaged(sampled, rep_in, rep_out, gspace)
     return orthonormal_rows(averaged.flatten(1)).view(-1, *shape)
 

@@ -1,5 +1,6 @@
 """Finite elements on models that are equivariant by construction and on others; steps that become a derivative."""
 
+import copy
 from operator import itemgetter
 
 import pytest
@@ -28,6 +29,7 @@ from softeq import Scalar, T, Vector
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.groups import SO, Cyclic, Dihedral, Lorentz, O, Permutation, SO13p, Z
 from softeq.pathways import RESIDUAL
+from softeq.planar import escnn_at_work
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -105,8 +107,10 @@ def escnn_net():
         torch.manual_seed(0)
         first = enn.FieldType(gspace, [gspace.trivial_repr] * 2)
         hidden, last = (enn.FieldType(gspace, [gspace.regular_repr] * n) for n in (3, 2))
-        layers = enn.R2Conv(first, hidden, 3, padding=1), enn.R2Conv(hidden, last, 5, padding=2)
-        rounded = enn.SequentialModule(layers[0], enn.ReLU(hidden), layers[1]).double().eval()
+        with escnn_at_work():
+            layers = enn.R2Conv(first, hidden, 3, padding=1), enn.R2Conv(hidden, last, 5, padding=2)
+        # A copy: escnn shares its bases between modules, and would keep those of this group in float64.
+        rounded = copy.deepcopy(enn.SequentialModule(layers[0], enn.ReLU(hidden), layers[1])).double().eval()
         net = nn.Sequential(exact(layers[0]), nn.ReLU(), exact(layers[1]))
         found[name] = (net, rounded, first, last)
     return found
