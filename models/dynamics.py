@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from softeq.bilinear import PUBLISHED_SCALE, SoftBilinear
 from softeq.errors import SofteqValueError
 from softeq.groups import Group
+from softeq.layout import turned
 from softeq.linear import SoftLinear
 from softeq.nonlinearity import SoftGated, gated
-from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, Weights
+from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, Weights, check_width
 from softeq.reps import Rep, T, check_same_group
 
 
@@ -108,6 +109,7 @@ class SoftEMLP(nn.Module):
             raise SofteqValueError(
                 "published: the paper has no such network with constraint='none'; use models.mlp.MLP"
             )
+        self.rep_in, self.rep_out = rep_in, rep_out
         hidden = uniform_rep(channels, group)
         reps = [rep_in, *[hidden] * layers]
         self.blocks = nn.ModuleList(
@@ -121,9 +123,11 @@ class SoftEMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., rep_in.size)`` to ``(..., rep_out.size)``."""
+        check_width(x, self.rep_in.size, self.rep_in)
+        hidden = turned(x.reshape(-1, self.rep_in.size))
         for block in self.blocks:
-            x = block(x)
-        return self.last(x)
+            hidden = block(hidden)
+        return self.last(hidden).contiguous().view(*x.shape[:-1], self.rep_out.size)
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from softeq.errors import SofteqValueError
+from softeq.kernels import contract
+from softeq.layout import in_the_layout_of, turned
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
@@ -109,52 +111,50 @@ class EquivariantBilinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, size_in)`` to ``(n, size_out)``."""
-        if self.order_in is not None:
-            x = x.index_select(-1, self.order_in)
-        d = self.layout_in.d
+        n, d = x.shape[0], self.layout_in.d  # len(x) would fix the batch size in torch.export
+        columns = x.T.contiguous() if self.order_in is None else x.T.index_select(0, self.order_in)
         parts = [
-            part.reshape(x.shape[0], m, d ** len(word))
-            for part, (word, m) in zip(x.split(self.layout_in.sizes, -1), self.layout_in.types, strict=True)
+            part.view(m, d ** len(word), n)
+            for part, (word, m) in zip(columns.split(self.layout_in.sizes), self.layout_in.types, strict=True)
         ]
-        sums: dict[int, list[Tensor]] = {}
+        sums: dict[int, Tensor] = {}
         for c in self.products:
             self._add_products(c, parts, sums)
         for group in self.features:
             self._add_features(group, parts, sums)
-        outputs = []
-        for b, size in enumerate(self.layout_out.sizes):
-            terms = sums.get(b)
-            outputs.append(self.scales[b] * sum(terms[1:], terms[0]) if terms else x.new_zeros(x.shape[0], size))
-        y = torch.cat(outputs, -1)
-        return y if self.order_out is None else y.index_select(-1, self.order_out)
+        outputs = [
+            self.scales[b] * sums[b].view(size, n) if b in sums else x.new_zeros(size, n)
+            for b, size in enumerate(self.layout_out.sizes)
+        ]
+        y = torch.cat(outputs)
+        return in_the_layout_of(x, y if self.order_out is None else y.index_select(0, self.order_out))
 
     def _maps(self, c: Contraction, parts: list[Tensor]) -> Tensor:
-        """The input's tensors as matrices, ``(n, tensors, d_out, d_in)``."""
-        stored = parts[c.maps][:, : c.tensors]
+        """The input's tensors as matrices, ``(tensors, d_out, d_in, n)``."""
+        stored = parts[c.maps][: c.tensors]
         if c.axes != tuple(range(len(c.axes))):
-            shaped = stored.reshape(*stored.shape[:2], *[self.layout_in.d] * len(c.axes))
-            stored = shaped.permute(0, 1, *(axis + 2 for axis in c.axes))
-        return stored.reshape(*stored.shape[:2], c.d_out, c.d_in)
+            shaped = stored.reshape(c.tensors, *[self.layout_in.d] * len(c.axes), stored.shape[-1])
+            stored = shaped.permute(0, *(axis + 1 for axis in c.axes), shaped.ndim - 1)
+        return stored.reshape(c.tensors, c.d_out, c.d_in, stored.shape[-1])
 
-    def _add_products(self, c: Contraction, parts: list[Tensor], sums: dict[int, list[Tensor]]) -> None:
-        maps, x = self._maps(c, parts), parts[c.inn]  # (n, c, o, s), (n, j, s)
-        n = x.shape[0]  # len(x) would fix the batch size in torch.export
-        rows = maps.transpose(1, 2).reshape(n, c.d_out * c.tensors, c.d_in)
-        products = torch.bmm(rows, x.transpose(1, 2)).view(n * c.d_out, c.tensors * x.shape[1])  # (n o, c j)
-        combined = products @ self.weights[_key(c)].flatten(0, 1)  # (n o, i)
-        sums.setdefault(c.out, []).append(combined.view(n, c.d_out, combined.shape[1]).transpose(1, 2).flatten(1))
+    def _add_products(self, c: Contraction, parts: list[Tensor], sums: dict[int, Tensor]) -> None:
+        x = parts[c.inn]  # (j, s, n)
+        products = contract(x, self._maps(c, parts).flatten(0, 1))  # (j, c o, n)
+        products = products.view(x.shape[0] * c.tensors, c.d_out * x.shape[-1])  # (j c, o n)
+        weight = self.weights[_key(c)].permute(2, 1, 0).flatten(1)  # (i, j c)
+        sums[c.out] = torch.addmm(sums[c.out], weight, products) if c.out in sums else weight @ products  # (i, o n)
 
-    def _add_features(self, group: list[Contraction], parts: list[Tensor], sums: dict[int, list[Tensor]]) -> None:
-        """Blocks that read one type of features share one product with their weights side by side."""
-        x = parts[group[0].inn]  # (n, j, s)
-        weights = [self.weights[_key(c)].permute(1, 2, 0).flatten(1) for c in group]  # (j, i c)
-        combined = x.transpose(1, 2) @ torch.cat(weights, 1)  # (n, s, sum_b i c)
-        for c, part in zip(group, combined.split([w.shape[1] for w in weights], -1), strict=True):
-            n, m_out = x.shape[0], self.layout_out.types[c.out][1]
-            maps = self._maps(c, parts).transpose(2, 3).reshape(n, c.tensors * c.d_in, c.d_out)  # (n, c s, o)
-            rows = part.reshape(n, c.d_in, m_out, c.tensors).permute(0, 2, 3, 1)  # (n, i, c, s)
-            y = torch.bmm(rows.reshape(n, m_out, c.tensors * c.d_in), maps)  # (n, i, o)
-            sums.setdefault(c.out, []).append(y.flatten(1))
+    def _add_features(self, group: list[Contraction], parts: list[Tensor], sums: dict[int, Tensor]) -> None:
+        """Blocks that read one type of features share one product with their weights one below the other."""
+        x = parts[group[0].inn]  # (j, s, n)
+        n = x.shape[-1]
+        weights = [self.weights[_key(c)].permute(2, 0, 1).flatten(0, 1) for c in group]  # (i c, j)
+        combined = torch.cat(weights) @ x.flatten(1)  # (sum_b i c, s n)
+        for c, part in zip(group, combined.split([len(w) for w in weights]), strict=True):
+            m_out, terms = self.layout_out.types[c.out][1], c.tensors * c.d_in
+            maps = self._maps(c, parts).transpose(0, 1).reshape(c.d_out, terms, n)  # (o, c s, n)
+            y = contract(part.view(m_out, terms, n), maps).flatten(1)  # (i, o n)
+            sums[c.out] = sums[c.out] + y if c.out in sums else y
 
 
 class ResidualBilinear(nn.Module):
@@ -167,21 +167,21 @@ class ResidualBilinear(nn.Module):
     linear layer in front can move anything into them.
     """
 
-    left: Tensor
-    right: Tensor
+    pairs: Tensor
 
     def __init__(self, size_in: int, size_out: int, rank: int, start: float) -> None:
         super().__init__()
         step = torch.arange(rank, dtype=torch.float64)
         golden = (math.sqrt(5) - 1) / 2  # an even spread over pairs, the same in every process
-        self.register_buffer("left", (step * size_in / rank).long() % size_in, persistent=False)
-        self.register_buffer("right", ((step + 1) * golden % 1 * size_in).long() % size_in, persistent=False)
+        left, right = (step * size_in / rank).long(), ((step + 1) * golden % 1 * size_in).long()
+        # One index for both sides: one gather, and one scatter on the way back.
+        self.register_buffer("pairs", torch.cat([left, right]) % size_in, persistent=False)
         self.weight = nn.Parameter(torch.randn(size_out, rank) * start / math.sqrt(rank))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, size_in)`` to ``(n, size_out)``."""
-        pairs = x.index_select(-1, self.left) * x.index_select(-1, self.right)
-        return nn.functional.linear(pairs, self.weight)
+        left, right = x.T.index_select(0, self.pairs).chunk(2)
+        return in_the_layout_of(x, self.weight @ (left * right))
 
 
 class SoftBilinear(SoftLayer):
@@ -227,8 +227,9 @@ class SoftBilinear(SoftLayer):
         """The sum of the pathways."""
         check_width(x, self.rep_in.size, self.rep_in)
         flat = x.reshape(-1, self.rep_in.size)
-        outputs = [pathway(flat) for pathway in self.pathways.values()]
-        return sum(outputs[1:], outputs[0]).view(*x.shape[:-1], self.rep_out.size)
+        columns = turned(flat)
+        outputs = [pathway(columns) for pathway in self.pathways.values()]
+        return in_the_layout_of(flat, sum(outputs[1:], outputs[0]).T).view(*x.shape[:-1], self.rep_out.size)
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``."""

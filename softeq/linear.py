@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from softeq.errors import SofteqValueError
+from softeq.layout import linear
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
@@ -137,8 +137,8 @@ class SoftLinear(MergedLayer):
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 weight, bias = self.weight, self.bias
-            return F.linear(x, weight, bias)
-        return F.linear(x, self.weight, self.bias)
+            return linear(x, weight, bias)
+        return linear(x, self.weight, self.bias)
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """``pathways``: see ``SoftLayer.penalty``. ``projected``: the cost of the best split of the free weight.

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from softeq import Prior, Scalar, SoftLinear, T, Vector, equivariant_basis, equivariant_projector, groups, prior_penalty
+from softeq.kernels import contract
 
 DOUBLE = {"dtype": torch.float64}
 TIGHT = {"atol": 1e-9, "rtol": 1e-9}
@@ -164,3 +165,34 @@ def test_compiled_steps_have_the_values_and_gradients_of_eager_ones(parametrizat
         results.append([value.detach(), *(p.grad.clone() for p in layer.parameters())])
     torch.testing.assert_close(results[0], results[1], **TIGHT)
     assert all(bool((g != 0).any()) for g in results[1])
+
+
+class TestContraction:
+    """``sum_k a[p, k] b[q, k]`` per row, against einsum."""
+
+    def arguments(self, rng, rows=4):
+        return torch.randn(3, 2, rows, generator=rng, **DOUBLE), torch.randn(5, 2, rows, generator=rng, **DOUBLE)
+
+    def twin(self, a, b):
+        return torch.einsum("pkn,qkn->pqn", a, b)
+
+    def test_value_and_derivatives(self, rng):
+        a, b = self.arguments(rng)
+        torch.testing.assert_close(contract(a, b), self.twin(a, b), **TIGHT)
+        inputs = (a.requires_grad_(), b.requires_grad_())
+        assert torch.autograd.gradcheck(contract, inputs, check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(contract, inputs, check_fwd_over_rev=True)
+
+    @pytest.mark.parametrize("in_dims", [(0, 0), (None, 1), (2, None)])
+    def test_mapped(self, rng, in_dims):
+        a, b = (
+            x if at is None else torch.stack([x, x.sin(), 2 * x], at)
+            for x, at in zip(self.arguments(rng), in_dims, strict=True)
+        )
+        found, expected = (torch.func.vmap(f, in_dims=in_dims)(a, b) for f in (contract, self.twin))
+        torch.testing.assert_close(found, expected, **TIGHT)
+
+    def test_two_dtypes_give_the_wider_and_no_rows_give_none(self, rng):
+        a, b = self.arguments(rng)
+        assert contract(a, b.float()).dtype == torch.float64
+        assert contract(a[..., :0], b[..., :0]).shape == (3, 5, 0)
