@@ -1,16 +1,25 @@
-"""Tangents pushed through a function together: torch.func.jvp under vmap."""
+"""Tangents pushed through a function together.
+
+By measure.dual, at the cost of about one forward pass per direction; or by torch.func.jvp under vmap, which takes about
+twice that and is what the tests hold the former against.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from measure.dual_functions import push_duals
 from measure.errors import NotMeasurable
 from measure.prepare import measurable
 from softeq.errors import SofteqValueError
+
+ENGINES = ("auto", "dual", "vmap")
+_log = logging.getLogger(__name__)
 
 
 def push_forward(
@@ -20,32 +29,41 @@ def push_forward(
     *,
     select: Callable[[Any], Any] = lambda output: output,
     chunk: int | None = None,
+    engine: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """f(x) and the derivative of f at x along several directions.
 
     Args:
-        f: a module, run as `measurable` makes it, or a callable.
+        f: a module, run as `measurable` makes it, or a callable; deterministic.
         x: (B, ...).
         directions: (k, B, ...), tangents at x.
         select: picks the tensor out of what f returns.
-        chunk: directions at once; None: all. One at a time does without vmap, which some models do not bear.
+        chunk: directions at once; None: all.
+        engine: "dual" (measure.dual), "vmap" (torch.func), or "auto": the former, and the latter where f does something
+            that the former cannot follow. They give the same numbers, but for `detach`, at which "vmap" stops.
 
     Returns:
         The value (B, ...) and the derivatives (k, B, ...), detached.
 
     Raises:
-        SofteqValueError: chunk < 1.
+        SofteqValueError: chunk < 1, or an unknown engine.
         NotMeasurable: the output is no floating tensor, or not finite, or f has no forward-mode derivative.
     """
     if chunk is not None and chunk < 1:
         raise SofteqValueError(f"chunk: expected at least one direction at a time, got {chunk}")
+    if engine not in ENGINES:
+        raise SofteqValueError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
+
+    def selected(z: Tensor) -> Tensor:
+        return _tensor(select(f(z)))
+
     size = min(chunk or len(directions), len(directions))
-    with measurable(f), torch.no_grad():
-
-        def selected(z: Tensor) -> Tensor:
-            return _tensor(select(f(z)))
-
-        pieces = [_push(selected, x, part) for part in directions.split(size)]
+    pieces = []
+    for part in directions.split(size):
+        drawn = _random_state(x)
+        pieces.append(_push(f, selected, x, part, engine))
+        if any(not torch.equal(a, b) for a, b in zip(drawn, _random_state(x), strict=True)):
+            raise NotMeasurable("f draws random numbers, so it has no derivative; make it deterministic")
     value = pieces[0][0]
     if not value.isfinite().all():
         rows = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist() if value.ndim > 1 else []
@@ -53,7 +71,25 @@ def push_forward(
     return value, torch.cat([found for _, found in pieces])
 
 
-def _push(f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def _push(
+    f: Callable[[Tensor], Any], selected: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor, engine: str
+) -> tuple[Tensor, Tensor]:
+    if engine != "vmap":
+        try:
+            with measurable(f, fused=True), torch.no_grad():
+                return push_duals(selected, x, directions)
+        except (NotMeasurable, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if engine == "dual":
+                raise
+            # Whatever it was, an error of f itself comes again, and then reaches the caller.
+            _log.debug("by vmap of jvp instead of duals: %s", error)
+    with measurable(f), torch.no_grad():
+        return _push_vmap(selected, x, directions)
+
+
+def _push_vmap(f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     def one(direction: Tensor) -> tuple[Tensor, Tensor]:
         pair = torch.func.jvp(f, (x,), (direction,))
         return pair[0], pair[1]
@@ -84,6 +120,10 @@ _REASONS = (  # what torch's messages contain, and what that means here
 def _reason(message: str) -> str | None:
     """What stands in the way, in words, if the message is about differentiation and not about something else."""
     return next((reason for words, reason in _REASONS if any(word in message for word in words)), None)
+
+
+def _random_state(x: Tensor) -> list[Tensor]:
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(x.device)] if x.is_cuda else [])
 
 
 def _tensor(output: Any) -> Tensor:

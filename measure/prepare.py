@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 F = TypeVar("F", bound=Callable[..., Any])
-# Flags that modules carry themselves: activations in place, and timm's choice of the fused attention kernel.
-_SWITCHED_OFF = ("inplace", "fused_attn")
+_IN_PLACE, _FUSED = "inplace", "fused_attn"  # flags of torch's activations, of timm's attention
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def math_attention() -> Iterator[None]:
 
 
 @contextmanager
-def measurable(model: F) -> Iterator[F]:
+def measurable(model: F, *, fused: bool = False) -> Iterator[F]:
     """The model in evaluation mode, its parameters constant, nothing in place, attention by plain matrix products.
 
     Every module's mode, every parameter's `requires_grad`, every flag and the backends' settings are restored on exit,
@@ -40,6 +39,7 @@ def measurable(model: F) -> Iterator[F]:
 
     Args:
         model: a module (changed for the length of the block) or any callable.
+        fused: leave timm's modules their call of torch's attention function, for who follows that call itself.
     """
     if not isinstance(model, nn.Module):
         with math_attention():
@@ -47,7 +47,8 @@ def measurable(model: F) -> Iterator[F]:
         return
     modes = [(module, module.training) for module in model.modules()]
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    flags = [(m, name) for m in model.modules() for name in _SWITCHED_OFF if getattr(m, name, False) is True]
+    off = (_IN_PLACE,) if fused else (_IN_PLACE, _FUSED)
+    flags = [(m, name) for m in model.modules() for name in off if getattr(m, name, False) is True]
     try:
         model.eval()
         for parameter in learnt:
