@@ -178,7 +178,7 @@ def _declared(flow: Any, stencil: str | None, boundary: str | None, margin: int 
     """An image flow with the settings that were given; anything else as it is."""
     given = {"stencil": stencil, "boundary": boundary, "margin": margin}
     changes = {name: value for name, value in given.items() if value is not None}
-    return flow.with_(**changes) if changes and isinstance(flow, AffineFlow) else flow
+    return flow.with_(**changes) if changes and hasattr(flow, "with_") else flow
 
 
 def _generators(flows: Sequence[Flow]) -> tuple[Sequence[Flow], Tensor | None]:

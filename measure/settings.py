@@ -99,7 +99,7 @@ def settle(flows: FlowChoice, stencil: str | None, boundary: str, margin: int) -
         raise SofteqValueError(f"flows: expected each name once, got {', '.join(names)}")
     if stencil is not None:
         chosen = tuple(
-            flow.with_(stencil=stencil, boundary=boundary, margin=margin) if isinstance(flow, AffineFlow) else flow
+            flow.with_(stencil=stencil, boundary=boundary, margin=margin) if hasattr(flow, "with_") else flow
             for flow in chosen
         )
     first = chosen[0]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from measure.fields import FibreFlow
 from measure.flows import FLOWS
 from measure.settings import settle
 from measure.spaces import point_flows
@@ -17,6 +18,12 @@ def test_image_flows_get_what_is_asked_and_stencil_none_leaves_them():
     assert (kept.stencil, kept.boundary, kept.margin) == ("central", "mirror", 2)
     unlike = settle([own, FLOWS["rotation"]], None, "mirror", 0)
     assert (unlike.images, unlike.stencil, unlike.names) == (False, "own", ("scale", "rotation"))
+
+
+def test_flows_that_turn_channels_get_them_too():
+    turning = FibreFlow(FLOWS["rotation"], torch.zeros(2, 2, dtype=torch.float64))
+    (asked,) = settle([turning], "central", "mirror", 1).flows
+    assert (asked.base.stencil, asked.base.margin, asked.fibre is turning.fibre) == ("central", 1, True)
 
 
 def test_other_data_have_no_image_size():
