@@ -37,14 +37,23 @@ class Blocks:
             gathered.append((part.view(shape), basis))
         return gathered
 
-    def projected(self, weight: Tensor) -> Tensor:
-        """The projected blocks of a weight, flat, in the order of ``places`` and the weight's dtype."""
+    def coefficients(self, weight: Tensor) -> list[Tensor]:
+        """Per type the blocks in terms of its basis, ``(rows, rank)``, in the wider of the two dtypes."""
+        return [part if basis is None else part @ basis for part, basis in self.gather(weight)]
+
+    def expanded(self, weight: Tensor, coefficients: list[Tensor]) -> Tensor:
+        """What such coefficients stand for, flat, in the order of ``places`` and the weight's dtype."""
         if not self.shapes:  # nothing is equivariant: an empty tensor that still knows its weight
             return weight.reshape(-1).index_select(0, self.places)
         parts = [
-            (part if basis is None else (part @ basis) @ basis.T).reshape(-1) for part, basis in self.gather(weight)
+            (part if basis is None else part @ basis.T.to(part.dtype)).reshape(-1)
+            for part, basis in zip(coefficients, self.bases, strict=True)
         ]
         return torch.cat([part.to(weight.dtype) for part in parts])
+
+    def projected(self, weight: Tensor) -> Tensor:
+        """The projected blocks of a weight, flat, in the order of ``places`` and the weight's dtype."""
+        return self.expanded(weight, self.coefficients(weight))
 
 
 def add_projection(base: Tensor | None, weight: Tensor, blocks: Blocks) -> Tensor:
@@ -66,8 +75,8 @@ def squared_norm(parameter: Tensor) -> Tensor:
 def split_squared_norm(weight: Tensor, blocks: Blocks, inside: float, outside: float) -> Tensor:
     """``inside ||P(W)||^2 + outside ||W - P(W)||^2``, 0-d."""
     if torch.compiler.is_compiling():
-        return _split_squared_norm(weight, blocks, inside, outside)
-    return _SplitSquaredNorm.apply(weight, blocks, inside, outside)
+        return _sum_of_squares(weight, blocks.coefficients(weight), inside, outside)
+    return _SplitSquaredNorm.apply(weight, blocks, inside, outside)[0]
 
 
 def contract(a: Tensor, b: Tensor) -> Tensor:
@@ -91,11 +100,10 @@ def _add_projection(base: Tensor | None, weight: Tensor, blocks: Blocks) -> Tens
     return empty.view(-1).scatter_add_(0, blocks.places, values).view(weight.shape)
 
 
-def _split_squared_norm(weight: Tensor, blocks: Blocks, inside: float, outside: float) -> Tensor:
+def _sum_of_squares(weight: Tensor, coefficients: list[Tensor], inside: float, outside: float) -> Tensor:
     projected = weight.new_zeros(())
-    for part, basis in blocks.gather(weight):
-        coefficients = (part if basis is None else part @ basis).reshape(-1)
-        projected = projected + torch.dot(coefficients, coefficients).to(weight.dtype)
+    for part in coefficients:
+        projected = projected + torch.dot(part.reshape(-1), part.reshape(-1)).to(weight.dtype)
     flat = weight.reshape(-1)
     return outside * torch.dot(flat, flat) + (inside - outside) * projected
 
@@ -163,33 +171,41 @@ class _SquaredNorm(torch.autograd.Function):
 
 
 class _SplitSquaredNorm(torch.autograd.Function):
+    """Returns the sum of squares and, for its backward pass alone, the weight's coefficients in each type's basis."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight: Tensor, blocks: Blocks, inside: float, outside: float) -> Tensor:
-        return _split_squared_norm(weight, blocks, inside, outside)
+    def forward(weight: Tensor, blocks: Blocks, inside: float, outside: float) -> tuple[Tensor, ...]:
+        coefficients = blocks.coefficients(weight)
+        return _sum_of_squares(weight, coefficients, inside, outside), *coefficients
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[0], *output[1:])
         ctx.save_for_forward(inputs[0])
         ctx.rest = inputs[1:]
 
     @staticmethod
     def _gradient(ctx: Any, factor: Tensor | float) -> Tensor:
-        (weight,), (blocks, inside, outside) = ctx.saved_tensors, ctx.rest
+        (weight, *coefficients), (blocks, inside, outside) = ctx.saved_tensors, ctx.rest
+        # The kept coefficients are constants to autograd: a second derivative needs those of the weight itself.
+        if torch.is_grad_enabled() or not coefficients:
+            coefficients = blocks.coefficients(weight)
         gradient = (weight * (2 * outside * factor)).contiguous()
-        values = blocks.projected(weight) * (2 * (inside - outside) * factor)
+        values = blocks.expanded(weight, coefficients) * (2 * (inside - outside) * factor)
         gradient.view(-1).scatter_add_(0, blocks.places, values)
         return gradient
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
         return _SplitSquaredNorm._gradient(ctx, grad), None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return (_SplitSquaredNorm._gradient(ctx, 1.0) * tangent).sum()
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        found = (_SplitSquaredNorm._gradient(ctx, 1.0) * tangent).sum()
+        return found, *[None] * len(ctx.rest[0].shapes)
 
 
 class _Contract(torch.autograd.Function):

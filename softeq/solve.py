@@ -83,7 +83,7 @@ class EquivariantProjector(nn.Module):
 
     Blocks of the weight that are copies of the same tensor type (after sorting indices) are gathered into one matrix
     with a row per block, multiplied by that type's basis and scattered back: a few large operations, whatever the
-    number of types. Blocks without equivariant maps are never touched.
+    number of types. Entries at which every equivariant map is zero are never touched.
 
     It has no parameters and adds nothing to a state dict. The bases are kept in float64 beside the module; the buffers
     that it computes with follow the module's device and dtype (float32 at least), always rounded from float64.
@@ -110,6 +110,9 @@ class EquivariantProjector(nn.Module):
         places = [torch.zeros(0, dtype=torch.int64)]
         for index, (word, blocks) in enumerate(gathered.items()):
             rows, basis = torch.cat(blocks), cached_invariants(group, word)
+            # Products of deltas are mostly zeros, and what no map touches need not be gathered.
+            touched = (basis != 0).any(0)
+            rows, basis = rows[:, touched], basis[:, touched]
             places.append(rows.flatten())
             self._row_shapes.append((len(rows), rows.shape[1]))
             # Where every map is equivariant (scalars to scalars) the projection is the identity.
