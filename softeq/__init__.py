@@ -1,5 +1,6 @@
 """softeq: layers that are equivariant as far as the data say so, under a prior that says how far."""
 
+from softeq.attention import SoftAttention
 from softeq.bilinear import SoftBilinear
 from softeq.conv import SoftConv2d
 from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
@@ -23,6 +24,7 @@ __all__ = [
     "Prior",
     "Rep",
     "Scalar",
+    "SoftAttention",
     "SoftBilinear",
     "SoftConv2d",
     "SoftGate",
