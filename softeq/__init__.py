@@ -13,6 +13,7 @@ from softeq.nonlinearity import SoftGated, gated
 from softeq.pathways import MergedLayer, SoftLayer, SoftPathways
 from softeq.prior import Prior, prior_penalty
 from softeq.reps import Rep, Scalar, T, Vector
+from softeq.soften import Softened, soften
 from softeq.solve import equivariant_basis, equivariant_projector
 from softeq.steerable import SoftR2Conv
 from softeq.testing import assert_equivariant
@@ -35,6 +36,7 @@ __all__ = [
     "SoftPathways",
     "SoftR2Conv",
     "SoftTensorProduct",
+    "Softened",
     "SofteqError",
     "SofteqTypeError",
     "SofteqValueError",
@@ -48,5 +50,6 @@ __all__ = [
     "gated",
     "harden",
     "prior_penalty",
+    "soften",
     "weight_defect",
 ]

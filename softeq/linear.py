@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from softeq.errors import SofteqValueError
+from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.layout import linear
 from softeq.pathways import (
     EQUIVARIANT,
@@ -193,6 +193,38 @@ class SoftLinear(MergedLayer):
         if source.bias is not None and target.bias is not None:
             target.bias.copy_(hard._project_bias(source.bias))
         return hard.train(self.training)
+
+    @staticmethod
+    @torch.no_grad()
+    def from_linear(linear: nn.Linear, rep_in: Rep, rep_out: Rep, *, parametrization: str = "pathways") -> SoftLinear:
+        """The soft layer that computes what this ``nn.Linear`` does: ``P(W)`` equivariant, ``W - P(W)`` residual.
+
+        Raises:
+            SofteqTypeError: no ``nn.Linear``.
+            SofteqValueError: representations of other sizes than the layer's.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise SofteqTypeError(f"linear: expected an nn.Linear, got {type(linear).__name__}")
+        if (linear.in_features, linear.out_features) != (rep_in.size, rep_out.size):
+            raise SofteqValueError(
+                f"linear: expected {rep_in.size} -> {rep_out.size} features for these representations, got {linear}"
+            )
+        soft = SoftLinear(rep_in, rep_out, parametrization=parametrization, bias=linear.bias is not None)
+        soft = soft.to(linear.weight.device, linear.weight.dtype).train(linear.training)
+        if soft.projected:
+            soft.free_weight.copy_(linear.weight)
+            if soft.free_bias is not None:
+                soft.free_bias.copy_(linear.bias)
+            return soft
+        own, free = soft._pathway(EQUIVARIANT), soft._pathway(RESIDUAL)
+        if own is None or free is None:
+            raise SofteqValueError("SoftLinear was built without its pathways")
+        own.weight.copy_(soft.projector(linear.weight))
+        free.weight.copy_(linear.weight - own.weight)
+        if own.bias is not None and free.bias is not None:
+            own.bias.copy_(soft._project_bias(linear.bias))
+            free.bias.copy_(linear.bias - own.bias)
+        return soft
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""
