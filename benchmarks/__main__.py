@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import convolutions, derivative, layers, networks, solver
+from benchmarks import convolutions, derivative, irreps, layers, networks, solver
 from benchmarks.report import Report, append_rows, environment
 from benchmarks.timing import thread_counts
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[..., Report]]] = {
     layers.NAME: ("soft linear layers against nn.Linear", layers.run),
     networks.NAME: ("the whole soft network against the MLP", networks.run),
     convolutions.NAME: ("soft convolutions against nn.Conv2d", convolutions.run),
+    irreps.NAME: ("soft linear layers between irreps against nn.Linear and e3nn", irreps.run),
     derivative.NAME: ("all flows of an audit against one forward pass", derivative.run),
 }
 _BUSY = 0.5

@@ -22,7 +22,7 @@ def tiny(monkeypatch):
 def test_list(capsys):
     assert command.main(["--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["solver", "layers", "networks", "convolutions", "derivative"]
+    assert names == ["solver", "layers", "networks", "convolutions", "irreps", "derivative"]
 
 
 def test_prints_where_it_ran_and_the_table_with_ranges(tiny, capsys):
@@ -48,9 +48,8 @@ def test_unknown_name(capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main(["layer"])
     assert stopped.value.code == 2
-    assert (
-        "expected names among solver, layers, networks, convolutions, derivative, got layer" in capsys.readouterr().err
-    )
+    names = "solver, layers, networks, convolutions, irreps, derivative"
+    assert f"expected names among {names}, got layer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "two"])
