@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from softeq.errors import SofteqValueError
 from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, MergedLayer, pathway_penalty, pathways_of
-from softeq.positions import POSITIONS, AbsolutePositions, PositionedAttention, Projections, offset_classes
+from softeq.positions import POSITIONS, AbsolutePositions, PositionedAttention, Projections, masked, offset_classes
 from softeq.windows import pair
 
 _BIAS_STD = 0.02  # of the biases on logits, as vision transformers draw their positions
@@ -116,11 +116,15 @@ class SoftAttention(MergedLayer):
     def weight(self) -> Tensor:
         """The merged bias on the logits, ``(heads, N, N)``, from query to key."""
         relative, absolute = self._parts()
-        shared = None if relative is None else relative.table[:, self.classes]
+        shared = None if relative is None else self._spread(relative.table)
         merged = _added(shared, None if absolute is None else absolute.logits())
         if merged is None:
             raise SofteqValueError("SoftAttention has no pathway left: build it again with its constraint")
         return merged
+
+    def _spread(self, table: Tensor) -> Tensor:
+        """``(heads, c)`` to ``(heads, N, N)``; the way back of ``index_select`` is faster than that of ``[...]``."""
+        return table.index_select(1, self.classes.flatten()).unflatten(1, self.classes.shape)
 
     @property
     def bias(self) -> Tensor | None:
@@ -133,18 +137,18 @@ class SoftAttention(MergedLayer):
 
         Args:
             x: the tokens.
-            attn_mask: added to the bias on the logits, ``(..., N, N)``; as timm's blocks pass it.
+            attn_mask: ``(..., N, N)``, added to the bias on the logits, or booleans that hide keys where False. A hard
+                layer commutes with any shift of the tokens that a mask leaves in sight, mask and all, while they stay
+                inside the grid, periodic or not.
             is_causal: only False: a grid has no order.
         """
         if x.dim() not in (2, 3) or tuple(x.shape[-2:]) != (self.tokens, self.dim):
             raise SofteqValueError(
                 f"x: expected (B, {self.tokens}, {self.dim}), got {tuple(x.shape)}; see size, prefix"
             )
-        if is_causal:
-            raise SofteqValueError("is_causal: expected False, as tokens of a grid have no order")
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = self.weight, self.bias
-        return self.projections.attend(x, weight if attn_mask is None else weight + attn_mask, bias)
+        return self.projections.attend(x, masked(weight, attn_mask, is_causal), bias)
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``; a bias of the table counts once, not once per pair of tokens."""

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from softeq.attention import SoftAttention
-from softeq.conv import SoftConv2d
 from softeq.errors import SofteqError, SofteqTypeError, SofteqValueError
-from softeq.linear import SoftLinear
 from softeq.pathways import SoftLayer
 from softeq.reps import Rep
-from softeq.testing import TOLERANCES
-
-_PREFIXES = range(17)  # class and register tokens that may stand in front of a grid
-_OUT_NAMES, _HEAD_NAMES = ("proj", "out"), ("num_heads", "heads")
+from softeq.twins import Left, Seen, Twins, twin_of
 
 
 @dataclass(frozen=True)
@@ -44,20 +38,6 @@ class Softened:
         return "\n".join([*lines, *(f"{name}: left, {why}" for name, why in self.left.items())])
 
 
-@dataclass
-class _Seen:
-    """What one example showed of a module."""
-
-    inputs: list[Tensor] = field(default_factory=list)
-    output: Any = None
-    plain: bool = True  # called with tensors alone, one of them
-    map: tuple[int, int] | None = None  # (h, w) of the last convolution's output before it
-
-
-class _Left(Exception):
-    """Why a module is left as it is."""
-
-
 def soften(
     model: nn.Module,
     example: Tensor,
@@ -73,12 +53,15 @@ def soften(
     Convolutions become ``SoftConv2d`` (their kernel equivariant under translations, the residual zero but able to
     leave it), or ``SoftR2Conv`` where ``types`` says so; self-attention over tokens of a grid becomes ``SoftAttention``
     (no bias on its logits, the residual zero); linear layers with declared representations become ``SoftLinear``. In
-    the last two the weight W is split into ``P(W)`` and ``W - P(W)``. Every replacement is run on what its original was
-    given and must return the same, so a subclass that computes something else is left as it is.
+    those with types or representations the weight W is split into ``P(W)`` and ``W - P(W)``. Every twin is run on what
+    its original was given and must return the same, so a subclass that computes something else is left as it is; so is
+    one that has more than its twin would (a parametrization, a table of its own, hooks, a weight that another module
+    shares). A twin's parameters ask for gradients as those of the original do: a residual as the weight or bias that it
+    stands beside. What sees positions outside these layers, such as a table of position embeddings, stays and is named.
 
     Args:
         model: any network; it is not changed. Attention is recognised by its parts: ``qkv`` and ``proj`` or ``out``,
-            and ``num_heads`` or ``heads``, as in timm.
+            and ``num_heads`` or ``heads``, as in timm; or it is ``nn.MultiheadAttention``, called without weights.
         example: one batch that the model takes; it shows the size of the pictures, which residuals have weights for.
         residual: ``"dense"``, ``"local"`` or ``"lowrank"``, see ``SoftConv2d``; attention's is dense if this is, else
             low-rank.
@@ -104,33 +87,45 @@ def soften(
         if unknown := [name for name in names if name not in known]:
             raise SofteqValueError(f"{argument}: expected names of the model's modules, got {', '.join(unknown)}")
     soft = copy.deepcopy(model)
-    replaced, left = _replace(soft, _watched(soft, example), _Makers(residual, rank, reps, types), skip)
-    if not replaced:
-        reasons = "; ".join(f"{name}: {why}" for name, why in list(left.items())[:5])
+    twins = Twins(residual, rank, reps, types)
+    softened = _replaced(soft, _watched(soft, example, twins), twins, skip)
+    if not softened.replaced:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(softened.left.items())[:5])
         raise SofteqValueError(f"model: expected a layer that can be softened, found none ({reasons or 'no layers'})")
-    return Softened(soft, replaced, left)
+    return softened
 
 
-def _watched(model: nn.Module, example: Tensor) -> dict[nn.Module, _Seen]:
-    """What each module was given and returned on the example; the model runs in evaluation mode, without gradients."""
-    seen: dict[nn.Module, _Seen] = {}
+def _watched(model: nn.Module, example: Tensor, twins: Twins) -> dict[nn.Module, Seen]:
+    """What each module that may have a twin was given and returned; without gradients, in evaluation mode."""
+    seen: dict[nn.Module, Seen] = {}
     last: list[tuple[int, int] | None] = [None]
 
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entry = seen.setdefault(module, _Seen(map=last[0]))
-        given = [value for value in (*args, *kwargs.values()) if value is not None and value is not False]
-        entry.plain &= len(given) == 1 and isinstance(given[0], Tensor)
-        entry.inputs += given if entry.plain else []
+        given = [v for v in (*args, *kwargs.values()) if v is not None and not isinstance(v, bool)]
+        first = given[0] if given else None
+        if not isinstance(first, Tensor):
+            return
+        entry = seen.setdefault(module, Seen(map=last[0]))
+        entry.plain &= all(v is first for v in given)
+        entry.shapes.add(tuple(first.shape))
+        if not entry.args:  # copies: the next layer may compute in place
+            kept = first.detach().clone()
+            entry.args = tuple(kept if v is first else v for v in args)
+            entry.kwargs = {k: kept if v is first else v for k, v in kwargs.items()}
 
     def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if seen[module].output is None:
-            seen[module].output = output
-        if isinstance(output, Tensor) and output.dim() == 4 and isinstance(module, nn.Conv2d):
-            last[0] = (output.shape[-2], output.shape[-1])
+        first = output[0] if isinstance(output, tuple) and output else output
+        if module in seen and seen[module].output is None and isinstance(first, Tensor):
+            seen[module].output = first.detach().clone()
+        if isinstance(module, nn.Conv2d) and isinstance(first, Tensor):
+            last[0] = (first.shape[-2], first.shape[-1])
 
     modes = {module: module.training for module in model.modules()}
-    handles = [m.register_forward_pre_hook(entering, with_kwargs=True) for m in model.modules()]
-    handles += [m.register_forward_hook(leaving) for m in model.modules()]
+    handles = []
+    for name, module in model.named_modules():
+        if twins.kind(name, module) is not None:
+            handles += [module.register_forward_pre_hook(entering, with_kwargs=True)]
+            handles += [module.register_forward_hook(leaving)]
     try:
         with torch.no_grad():
             model.eval()(example)
@@ -147,134 +142,61 @@ def _watched(model: nn.Module, example: Tensor) -> dict[nn.Module, _Seen]:
     return seen
 
 
-def _replace(
-    model: nn.Module, seen: Mapping[nn.Module, _Seen], makers: _Makers, skip: tuple[str, ...]
-) -> tuple[dict[str, str], dict[str, str]]:
+def _replaced(model: nn.Module, seen: Mapping[nn.Module, Seen], twins: Twins, skip: tuple[str, ...]) -> Softened:
     replaced: dict[str, str] = {}
     left: dict[str, str] = {}
-    made: dict[nn.Module, nn.Module] = {}  # a module that stands in two places gets one replacement
+    made: dict[nn.Module, nn.Module] = {}  # a module that stands in two places gets one twin
+    ties = _ties(model)
+    visited: set[nn.Module] = set()
 
-    def walk(parent: nn.Module, prefix: str) -> None:
-        for key, child in list(parent._modules.items()):  # named_children() leaves out the second place
-            name = f"{prefix}{key}"
-            if child is None or isinstance(child, SoftLayer):
-                continue
-            if name in skip:
-                left[name] = "as asked"
-                continue
-            try:
-                maker = makers.of(name, child)
-                if maker is not None and child not in made:
-                    made[child] = _checked(child, seen.get(child), maker)
-            except _Left as reason:
-                left[name] = str(reason)
-                maker = None
-            if maker is not None:
-                setattr(parent, key, made[child])
-                replaced[name] = type(made[child]).__name__
-            elif name not in left and next(child.parameters(recurse=False), None) is not None:
-                left[name] = f"{type(child).__name__} has no soft twin" + makers.hint(child)
-            if maker is None:
-                walk(child, f"{name}.")
-
-    walk(model, "")
-    if own := [name for name, _ in model.named_parameters(recurse=False)]:
-        left[""] = f"the model's own parameters stay: {', '.join(own)}"
-    return replaced, left
-
-
-def _checked(module: nn.Module, seen: _Seen | None, maker: Maker) -> nn.Module:
-    """The first of the candidates that returns what the module did on what it was given."""
-    if seen is None or not seen.inputs or not seen.plain:
-        raise _Left("the example did not reach it as one tensor")
-    shapes = {tuple(x.shape[1:]) for x in seen.inputs}
-    if len(shapes) > 1:
-        raise _Left(f"it is called on inputs of several sizes, {', '.join(map(str, sorted(shapes)))}")
-    x, expected, reasons = seen.inputs[0], seen.output, []
-    for candidate in maker(module, seen):
+    def visit(name: str, module: nn.Module) -> nn.Module:
+        if module in visited:
+            return module
+        if isinstance(module, SoftLayer):
+            left[name] = "it is soft already"
+            return module
+        if name in skip:
+            left[name] = "as asked"
+            return module
+        twin = made.get(module)
         try:
-            soft = candidate()
-        except SofteqError as error:
-            reasons.append(str(error))
-            continue
-        with torch.no_grad():
-            found = soft.eval()(x)
-        same = isinstance(expected, Tensor) and found.shape == expected.shape
-        if same and (found - expected).norm() <= TOLERANCES[x.dtype] * expected.norm().clamp_min(1e-30):
-            frozen = all(not p.requires_grad for p in module.parameters())
-            return soft.train(module.training).requires_grad_(not frozen)
-    raise _Left(reasons[0] if reasons else f"{type(module).__name__} computes something else than its soft twin")
+            if twin is None and module in ties and twins.kind(name, module) is not None:
+                raise Left(f"it shares its {ties[module]} with another module, which two twins would not")
+            twin = twin_of(module, name, seen.get(module), twins) if twin is None else twin
+        except Left as reason:
+            left[name] = str(reason)
+        if twin is not None:
+            replaced[name], made[module] = type(twin).__name__, twin
+            return twin
+        visited.add(module)
+        if name not in left and (own := [key for key, _ in module.named_parameters(recurse=False)]):
+            left[name] = _why(module, own)
+        for key, child in list(module._modules.items()):  # named_children() leaves out the second place
+            if child is not None:
+                setattr(module, key, visit(f"{name}.{key}" if name else key, child))
+        return module
+
+    return Softened(visit("", model), replaced, left)
 
 
-Maker = Callable[[Any, _Seen], list[Callable[[], nn.Module]]]
-"""From a module and what was seen of it to the ways to make its twin, the likeliest first."""
+def _ties(model: nn.Module) -> dict[nn.Module, str]:
+    """The modules with a parameter, theirs or a child's, that belongs to another module too; and its name."""
+    owners: dict[int, set[nn.Module]] = defaultdict(set)
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            owners[id(parameter)].add(module)
+    owners.pop(id(None), None)
+    return {
+        module: name
+        for module in model.modules()
+        for name, parameter in module.named_parameters()
+        if len(owners[id(parameter)]) > 1
+    }
 
 
-@dataclass(frozen=True)
-class _Makers:
-    """Which modules are replaced, and by what."""
-
-    residual: str
-    rank: int
-    reps: Mapping[str, tuple[Rep, Rep]]
-    types: Mapping[str, tuple[Any, Any]]
-
-    def of(self, name: str, module: nn.Module) -> Maker | None:
-        if name in self.reps:
-            return lambda linear, _: [lambda: SoftLinear.from_linear(linear, *self.reps[name])]
-        if name in self.types:
-            from softeq.steerable import SoftR2Conv
-
-            return lambda conv, _: [lambda: SoftR2Conv.from_conv(conv, *self.types[name])]
-        if isinstance(module, nn.Conv2d):
-            return self.convolution
-        return self.attention if isinstance(getattr(module, "qkv", None), nn.Linear) else None
-
-    def hint(self, module: nn.Module) -> str:
-        """What to do about a module that was left."""
-        if isinstance(module, nn.MultiheadAttention):
-            return ": it returns a tuple"
-        return " without representations: declare them in reps" if isinstance(module, nn.Linear) else ""
-
-    def convolution(self, conv: nn.Conv2d, seen: _Seen) -> list[Callable[[], nn.Module]]:
-        """With its own padding, and with that which keeps ``size / stride``, as TensorFlow's networks pad."""
-        size = (seen.inputs[0].shape[-2], seen.inputs[0].shape[-1])
-
-        def own() -> nn.Module:
-            return SoftConv2d.from_conv(conv, size, residual=self.residual, rank=self.rank)
-
-        def same() -> nn.Module:
-            rows, columns = (_same_padding(conv, axis, n) for axis, n in enumerate(size))
-            padded = (size[0] + sum(rows), size[1] + sum(columns))
-            soft = SoftConv2d.from_conv(conv, padded, residual=self.residual, rank=self.rank)
-            return nn.Sequential(nn.ZeroPad2d((*columns, *rows)), soft)
-
-        return [own] if type(conv) is nn.Conv2d else [own, same]
-
-    def attention(self, module: Any, seen: _Seen) -> list[Callable[[], nn.Module]]:
-        """On the grid of the last convolution's map, the tokens that are too many in front."""
-        out = next((o for n in _OUT_NAMES if isinstance(o := getattr(module, n, None), nn.Linear)), None)
-        heads = next((h for n in _HEAD_NAMES if isinstance(h := getattr(module, n, None), int)), None)
-        if out is None or heads is None:
-            raise _Left("it has a qkv, but no proj or out, or no number of heads")
-        drops = [m.p for m in module.modules() if isinstance(m, nn.Dropout)]
-        if any(drops):
-            raise _Left("it drops out at random, which SoftAttention does not")
-        tokens = seen.inputs[0].shape[-2]
-        if seen.inputs[0].dim() != 3 or seen.map is None or tokens - math.prod(seen.map) not in _PREFIXES:
-            raise _Left(f"its {tuple(seen.inputs[0].shape)} are no tokens of the last convolution's map {seen.map}")
-        grid, residual = seen.map, "dense" if self.residual == "dense" else "lowrank"
-
-        def soft() -> nn.Module:
-            prefix = tokens - math.prod(grid)
-            options: dict[str, Any] = {"size": grid, "prefix": prefix, "residual": residual, "rank": self.rank}
-            return SoftAttention.from_projections(module.qkv, out, heads, **options)
-
-        return [soft]
-
-
-def _same_padding(conv: nn.Conv2d, axis: int, n: int) -> tuple[int, int]:
-    """Zeros before and after, so that the output has ``ceil(n / stride)`` pixels; the odd one comes after."""
-    stride, dilation, kernel = conv.stride[axis], conv.dilation[axis], conv.kernel_size[axis]
-    total = max((math.ceil(n / stride) - 1) * stride + (kernel - 1) * dilation + 1 - n, 0)
-    return total // 2, total - total // 2
+def _why(module: nn.Module, own: list[str]) -> str:
+    """Why a module of no kind that has a twin is left."""
+    if isinstance(module, nn.Linear):
+        return f"{type(module).__name__} has no soft twin without representations: declare them in reps"
+    names = f" for its own parameters: {', '.join(own)}" if list(module.children()) else ""
+    return f"{type(module).__name__} has no soft twin{names}"

@@ -66,6 +66,54 @@ def test_without_periodicity_pairs_of_one_offset_share_one_bias():
     assert commutator(layer, tokens(layer)) > 1e-3  # the frame matters
 
 
+def in_sight(layer, rows, columns):
+    """The places of a window of the grid, and the mask that hides every other key."""
+    places = torch.arange(layer.tokens)[layer.prefix :].view(layer.size)[rows, columns].flatten()
+    mask = torch.zeros(layer.tokens, layer.tokens, dtype=torch.bool)
+    mask[:, places] = True
+    return places, mask
+
+
+@pytest.mark.parametrize("constraint", ["hard", "soft"])
+def test_what_a_mask_leaves_in_sight_may_move_within_the_frame(constraint):
+    layer = build(constraint=constraint, prefix=1)
+    here, before = in_sight(layer, slice(0, 2), slice(0, 3))
+    there, after = in_sight(layer, slice(1, 3), slice(1, 4))
+    x = tokens(layer)
+    y = x.flip(1)
+    y[:, there] = x[:, here]
+    error = (layer(x, attn_mask=before)[:, here] - layer(y, attn_mask=after)[:, there]).abs().max()
+    assert (error < 1e-9) == (constraint == "hard")
+
+
+def test_a_mask_of_booleans_hides_as_minus_infinity_does():
+    layer = build()
+    _, seen = in_sight(layer, slice(0, 2), slice(1, 3))
+    added = torch.zeros(seen.shape).double().masked_fill(~seen, -torch.inf)
+    for f in (layer, softeq.fold(layer)):
+        torch.testing.assert_close(f(tokens(layer), attn_mask=seen), f(tokens(layer), attn_mask=added))
+        assert not torch.allclose(f(tokens(layer), attn_mask=seen), f(tokens(layer)))
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_pairs_share_a_bias_exactly_where_a_shift_takes_one_to_the_other(periodic):
+    layer = build(constraint="hard", prefix=2, periodic=periodic)
+    places = [None, None, *((a, b) for a in range(SIZE[0]) for b in range(SIZE[1]))]
+
+    def offset(i, j):
+        if places[i] is None or places[j] is None:
+            return tuple(f"prefix {n}" if places[n] is None else "grid" for n in (i, j))
+        steps = [b - a for a, b in zip(places[i], places[j], strict=True)]
+        return tuple(step % n if periodic else step for step, n in zip(steps, SIZE, strict=True))
+
+    of_class = {}
+    for i in range(layer.tokens):
+        for j in range(layer.tokens):
+            of_class.setdefault(int(layer.classes[i, j]), set()).add(offset(i, j))
+    assert all(len(offsets) == 1 for offsets in of_class.values())
+    assert len(set().union(*of_class.values())) == len(of_class) == layer.n_classes
+
+
 @pytest.mark.parametrize("options", FORMS)
 def test_against_the_definition_head_by_head(options):
     layer = build(**options)
@@ -199,7 +247,8 @@ def test_bad_inputs():
     layer = build()
     with pytest.raises(SofteqValueError, match=r"expected \(B, 12, 8\)"):
         layer(torch.zeros(2, 13, 8).double())
-    with pytest.raises(SofteqValueError, match="is_causal"):
-        layer(tokens(layer), is_causal=True)
+    for f in (layer, softeq.fold(layer)):
+        with pytest.raises(SofteqValueError, match="is_causal"):
+            f(tokens(layer), is_causal=True)
     with pytest.raises(SofteqValueError, match="no equivariant pathway"):
         softeq.harden(build(constraint="none"))
