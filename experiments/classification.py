@@ -79,6 +79,9 @@ def train(
     *,
     after_epoch: AfterEpoch | None = None,
     on_step: Callable[[], None] | None = None,
+    penalty: Callable[[], Tensor] | None = None,
+    images: Callable[[Tensor], Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Training:
     """Train ``model`` in place and leave it with the last step's parameters; stops at a loss that is not finite.
 
@@ -89,8 +92,12 @@ def train(
         generator: on the CPU; draws the order of the images.
         after_epoch: may use the model, which it gets back in training mode; its time is not counted.
         on_step: called after each step.
+        penalty: 0-d, added to every loss, such as ``prior_penalty(model, prior) / n`` for n training images.
+        images: the inputs of some rows of the training split, as for augmentation; its own images by default.
+        optimizer: of the model's parameters, AdamW as the settings say by default; its rates are set at each step.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    if optimizer is None:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     steps_per_epoch = math.ceil(len(data.x_train) / settings.batch_size)
     total = settings.epochs * steps_per_epoch
     training, step = Training(), 0
@@ -99,7 +106,9 @@ def train(
         model.train()
         for rows in torch.randperm(len(data.x_train), generator=generator).split(settings.batch_size):
             rows = rows.to(data.x_train.device)
-            loss = cross_entropy(model(data.x_train[rows]), data.y_train[rows])
+            loss = cross_entropy(model(data.x_train[rows] if images is None else images(rows)), data.y_train[rows])
+            if penalty is not None:
+                loss = loss + penalty()
             losses.append(loss.item())
             step += 1
             if not math.isfinite(losses[-1]):

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Sequence
 from experiments.experiment import Experiment
 from softeq.errors import SofteqValueError
 
-SOURCES: tuple[str, ...] = ("experiments.physics", "experiments.architectures")
+SOURCES: tuple[str, ...] = (
+    "experiments.physics",
+    "experiments.architectures",
+    "experiments.pictures",
+    "experiments.cifar10",
+    "experiments.uci",
+    "experiments.finetune",
+    "experiments.molecules",
+)
 """The modules that are asked: each has ``EXPERIMENTS``, a mapping from name to `Experiment`."""
 
 

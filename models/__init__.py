@@ -1,1 +1,20 @@
-"""Whole networks out of softeq layers."""
+"""Whole networks out of softeq layers; ``models.build(name, **config)`` makes one by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["build", "matched"]
+
+
+def __getattr__(name: str) -> Any:
+    """`build` and `matched`, imported on first use, so that one network does not import all."""
+    if name == "build":
+        from models.images import build
+
+        return build
+    if name == "matched":
+        from models.matching import matched
+
+        return matched
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

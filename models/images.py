@@ -8,6 +8,7 @@ in them is stochastic, and every network is differentiable almost everywhere.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -252,7 +253,20 @@ def _stem(kind: str, in_channels: int, dim: int, patch: int, activation: str) ->
     return nn.Sequential(*layers, nn.Conv2d(dim, dim, 1))
 
 
-MODELS: Mapping[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "resnet": ResNet, "vit": ViT}
+def _lazy(module: str, name: str) -> Callable[..., nn.Module]:
+    """The class ``name`` of ``module``, which is imported when a network is built: it imports from here."""
+    return lambda **config: getattr(importlib.import_module(module), name)(**config)
+
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "convnet": ConvNet,
+    "resnet": ResNet,
+    "vit": ViT,
+    "soft-resnet": _lazy("models.soft_images", "SoftResNet"),
+    "d-conv": _lazy("models.soft_images", "DConv"),
+    "steerable": _lazy("models.soft_steerable", "SteerableCNN"),
+    "soft-vit": _lazy("models.soft_vit", "SoftViT"),
+}
 
 
 def build(name: str, **config: Any) -> nn.Module:

@@ -118,6 +118,29 @@ def test_the_gradient_is_clipped_and_the_weights_decay(data):
     assert ends[1] < ends[0]
 
 
+def test_a_penalty_is_part_of_the_loss_and_of_the_gradient(data):
+    ends, losses = [], []
+    for factor in (0.0, 10.0):
+        model = network()
+        penalty = lambda m=model, f=factor: f * sum(p.square().sum() for p in m.parameters())
+        result = train(model, data, TrainSettings(3, 16, 1e-2, weight_decay=0.0), stream(), penalty=penalty)
+        ends.append(float(model[1].weight.detach().norm()))
+        losses.append(result.train_loss[0])
+    assert ends[1] < 0.7 * ends[0]
+    assert losses[1] > losses[0] + 1
+
+
+def test_inputs_may_come_from_elsewhere_by_their_rows(data):
+    seen, ends = [], []
+    for images in (None, lambda rows: seen.append(rows) or data.x_train[rows], lambda rows: -data.x_train[rows]):
+        model = network()
+        train(model, data, TrainSettings(1, 16, 1e-2), stream(), images=images)
+        ends.append(model[1].weight.detach().clone())
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+    assert sorted(torch.cat(seen).tolist()) == list(range(50))
+
+
 def test_the_rate_rises_in_a_line_and_falls_in_a_cosine_to_almost_nothing():
     settings = TrainSettings(1, lr=2.0, warmup=0.2)
     rates = [learning_rate(settings, step, 100) for step in range(1, 101)]

@@ -1,0 +1,92 @@
+"""The command ``softeq data``: compute, with both cores and a progress bar, what an experiment would compute itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from softeq.errors import SofteqValueError
+
+try:
+    import typer
+except ImportError:  # `experiments.cli.main` says which extra is missing
+    typer = None  # type: ignore[assignment]
+
+EXAMPLE = "softeq data md-field --preset short --jobs 2"
+
+
+def data(
+    experiment: Annotated[str, typer.Argument(help="md-field, md-ethanol, md-aspirin or qm9-like.")],
+    preset: Annotated[str, typer.Option(help="Of the experiment: smoke, short, default or paper.")] = "default",
+    jobs: Annotated[int, typer.Option(help="Processes; one per core if 0.")] = 0,
+) -> None:
+    """Generate the molecules that an experiment reads, and keep them; a killed generation goes on where it was."""
+    from experiments import registry
+
+    chosen = registry.get(experiment)
+    if preset not in chosen.presets:
+        raise registry.unknown("preset", preset, chosen.presets)
+    if jobs < 0:
+        raise SofteqValueError(f"jobs: expected 0 or more, got {jobs}")
+    config = chosen.configure(preset, chosen.variants[0], 0)
+    points = [point for point in config.get("points", ()) if point.get("source") == "trajectory"]
+    is_set = config.get("data", {}).get("source") == "qm9-like"
+    if not points and not is_set:
+        raise SofteqValueError(f"experiment: {experiment} reads nothing that is generated here")
+    for point in points:
+        _trajectory(point, jobs or os.cpu_count() or 1)
+    if is_set:
+        _molecules(config["data"])
+
+
+def _trajectory(point: dict[str, Any], jobs: int) -> None:
+    from experiments.data.trajectories import data_folder, set_name, trajectory
+    from experiments.data.walks import Sampling
+
+    sampling = Sampling(**point["sampling"])
+    name = set_name(point["molecule"], point["field_au"], sampling)
+    with _bar(f"{point['molecule']}, {point['field_au']:g} au, walks") as done:
+        frames = trajectory(point["molecule"], point["field_au"], sampling, jobs=jobs, done=done)
+    heat = frames.about["kinetic_temperature"]
+    typer.echo(f"{data_folder() / name}.npz: {len(frames)} frames, {heat:.0f} K ({sampling.temperature:g} K asked for)")
+
+
+def _molecules(source: dict[str, Any]) -> None:
+    from experiments.data.small_molecules import qm9_like
+    from experiments.data.trajectories import data_folder
+
+    with _bar("molecules") as done:
+        found = qm9_like(seed=source["seed"], limit=source["limit"], done=done)
+    left = len(found.about["left_out"])
+    typer.echo(f"{data_folder()}: {found.name}, {len(found)} molecules, {left} left out")
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where it is a terminal, told as ``done(finished, total)``."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bars = Progress(
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with bars:
+        task = bars.add_task(label, total=None)
+        yield lambda finished, total: bars.update(task, completed=finished, total=total)
