@@ -37,10 +37,10 @@ def config(variant="soft-50", **changes):
 def test_every_arm_runs(cache, variant):
     own, done = config(variant), []
     metrics = molecule_run.run(own, lambda *n: done.append(n))
-    assert done[-1] == (12, 12)  # two fields, two trials, three steps
+    assert done[-1] == (18, 18)  # two fields, three trials, three steps
     for point in metrics["points"].values():
         assert all(np.isfinite(point[key]) for key in molecule_run.HEADLINES)
-        assert len(point["trials"]) == 2
+        assert len(point["trials"]) == 3
     exact = variant.startswith("hard-")
     assert (metrics["equivariance_error@0.02"] < 1e-4) == exact
     assert (metrics["weight_defect_mean@0"] < 1e-6) == variant.startswith("hard")
@@ -91,7 +91,7 @@ def test_a_training_lowers_the_error(cache):
 
 def test_a_training_that_diverges_is_recorded_as_such(cache):
     own = config("none-50")
-    own["trials"] = [{"lr": 1e30, "prior": None}] * 2
+    own["trials"] = [{"lr": 1e30, "prior": None}] * 3
     metrics = molecule_run.run(own, lambda *n: None)
     assert np.isnan(metrics["force_mae_mev_per_a@0"])
 
