@@ -1,7 +1,7 @@
-"""Regenerates the tables in the README from the records, and says which of them differ.
+"""Regenerates the tables in the README and the pages of docs/ from the records, and says which of them differ.
 
 A table stands between the markers ``<!-- table:EXPERIMENT:PRESET -->`` and ``<!-- /table -->``.
-Run as ``python -m experiments.readme`` in the checkout to rewrite README.md from ``results/``.
+Run as ``python -m experiments.readme`` in the checkout to rewrite README.md and docs/*.md from ``results/``.
 """
 
 from __future__ import annotations
@@ -91,10 +91,16 @@ def update_readme(path: str | Path, results: str | Path, *, sources: Sequence[st
     return after != before
 
 
+def pages(root: Path) -> list[Path]:
+    """The files with tables in a checkout."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
 if __name__ == "__main__":
     root = Path(__file__).resolve().parents[1]
-    try:
-        changed = update_readme(root / "README.md", root / "results")
-    except SofteqError as error:
-        sys.exit(f"softeq: {error}")
-    sys.stdout.write(f"README.md {'rewritten' if changed else 'is up to date'}\n")
+    for page in pages(root):
+        try:
+            changed = update_readme(page, root / "results")
+        except SofteqError as error:
+            sys.exit(f"softeq: {page.name}: {error}")
+        sys.stdout.write(f"{page.name} {'rewritten' if changed else 'is up to date'}\n")
