@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[..., Report]]] = {
     derivative.NAME: ("all flows of an audit against one forward pass", derivative.run),
 }
 _BUSY = 0.5
+_PAGE = 180  # columns, where nobody looks on and nothing need be squeezed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"expected names among {', '.join(BENCHMARKS)}, got {', '.join(unknown)}")
-    console, errors = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
+    console, errors = Console(width=None if sys.stdout.isatty() else _PAGE), Console(stderr=True)
     if options.list:
         for name, (what, _) in BENCHMARKS.items():
             console.print(f"{name:<10} {what}")

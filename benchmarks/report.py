@@ -92,7 +92,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cap
     for index, column in enumerate(columns):
         # Ranges may take several lines on a narrow screen; nothing else should.
         ranges = any("[" in row[index] for row in rows)
-        made.add_column(Text(column), justify="right" if index else "left", no_wrap=not ranges)
+        made.add_column(Text(column), justify="right" if index else "left", no_wrap=not ranges, overflow="fold")
     for row in rows:
         made.add_row(*map(Text, row))
     return made

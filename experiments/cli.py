@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments import cli_audit, plots, record, registry, render, runner, tables, work
+from experiments import cli_audit, cli_data, plots, record, registry, render, runner, tables, work
 from experiments.experiment import Experiment
 from softeq.errors import SofteqError, SofteqWarning
 
@@ -63,6 +63,7 @@ def build_app() -> Any:
         ("table", table, "softeq table modified-inertia --preset paper --format latex"),
         ("plot", plot, "softeq plot modified-inertia --file inertia.pdf"),
         ("audit", cli_audit.audit, cli_audit.EXAMPLE),
+        ("data", cli_data.data, cli_data.EXAMPLE),
         ("list", list_experiments, "softeq list --models"),
     ):
         app.command(name, epilog=f"Example: {example}")(_one_line(command))

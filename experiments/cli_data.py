@@ -43,13 +43,15 @@ def data(
 
 
 def _trajectory(point: dict[str, Any], jobs: int) -> None:
-    from experiments.data.trajectories import data_folder, set_name, trajectory
+    from experiments.data.trajectories import data_folder, in_field, set_name, trajectory
     from experiments.data.walks import Sampling
 
     sampling = Sampling(**point["sampling"])
-    name = set_name(point["molecule"], point["field_au"], sampling)
+    uniform = point["directions"] == "uniform"
+    generate, kind = (in_field, "-uniform") if uniform else (trajectory, "")
+    name = set_name(point["molecule"], point["field_au"], sampling) + kind
     with _bar(f"{point['molecule']}, {point['field_au']:g} au, walks") as done:
-        frames = trajectory(point["molecule"], point["field_au"], sampling, jobs=jobs, done=done)
+        frames = generate(point["molecule"], point["field_au"], sampling, jobs=jobs, done=done)
     heat = frames.about["kinetic_temperature"]
     typer.echo(f"{data_folder() / name}.npz: {len(frames)} frames, {heat:.0f} K ({sampling.temperature:g} K asked for)")
 
@@ -59,7 +61,7 @@ def _molecules(source: dict[str, Any]) -> None:
     from experiments.data.trajectories import data_folder
 
     with _bar("molecules") as done:
-        found = qm9_like(seed=source["seed"], limit=source["limit"], done=done)
+        found = qm9_like(limit=source["limit"], done=done)
     left = len(found.about["left_out"])
     typer.echo(f"{data_folder()}: {found.name}, {len(found)} molecules, {left} left out")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments.data.molecules import Frames, load_rmd17, rmd17_file
-from experiments.data.trajectories import Sampling, trajectory, turned
+from experiments.data.trajectories import Sampling, in_field, trajectory, turned
 from experiments.experiment import Config
 from experiments.picture_trials import stream
 from softeq.errors import SofteqValueError
@@ -91,8 +91,11 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _trajectory(molecule: str, field: float, sampling: tuple[tuple[str, Any], ...]) -> tuple[Frames, Frames]:
-    frames = trajectory(molecule, field, how := Sampling(**dict(sampling)))
+def _trajectory(
+    molecule: str, field: float, directions: str, sampling: tuple[tuple[str, Any], ...]
+) -> tuple[Frames, Frames]:
+    generate = in_field if directions == "uniform" else trajectory
+    frames = generate(molecule, field, how := Sampling(**dict(sampling)))
     return frames, turned(frames, how, first_block=round(sum(SHARES) * how.walks))
 
 
@@ -100,11 +103,14 @@ def frames_of(point: Mapping[str, Any]) -> tuple[Frames, Frames | None]:
     """The frames of a point, and test frames turned at random with the engine's labels in the unturned field.
 
     Args:
-        point: ``source`` is ``"trajectory"``, with ``molecule``, ``field_au`` and ``sampling``; or ``"rmd17"``, with
+        point: ``source`` is ``"trajectory"``, with ``molecule``, ``field_au``, ``directions`` (``uniform``: see
+            `in_field`; ``walks``: see `trajectory`) and ``sampling``; or ``"rmd17"``, with
             ``molecule``, whose labels turn with the molecule.
     """
     if point["source"] == "trajectory":
-        return _trajectory(point["molecule"], point["field_au"], tuple(sorted(point["sampling"].items())))
+        return _trajectory(
+            point["molecule"], point["field_au"], point["directions"], tuple(sorted(point["sampling"].items()))
+        )
     if point["source"] == "rmd17":
         return _published(point["molecule"]), None
     raise SofteqValueError(f"source: expected 'trajectory' or 'rmd17', got {point['source']!r}")

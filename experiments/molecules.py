@@ -143,7 +143,9 @@ def points(name: str, size: Size) -> list[dict[str, Any]]:
     molecule = "aspirin" if name == "md-aspirin" else "ethanol"
     fields = size.fields if name == "md-field" else (0.0,)
     common = {"source": "trajectory", "molecule": molecule, "sampling": asdict(size.sampling)}
-    return [{"name": point_name(field), "field_au": field, **common} for field in fields]
+    # Over a field all directions must occur; without one it tells more to train on those of the walks, and turn.
+    directions = "uniform" if name == "md-field" else "walks"
+    return [{"name": point_name(f), "field_au": f, "directions": directions, **common} for f in fields]
 
 
 def point_name(field: float) -> str:

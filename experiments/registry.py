@@ -17,6 +17,7 @@ SOURCES: tuple[str, ...] = (
     "experiments.uci",
     "experiments.finetune",
     "experiments.molecules",
+    "experiments.molecule_sets",
 )
 """The modules that are asked: each has ``EXPERIMENTS``, a mapping from name to `Experiment`."""
 

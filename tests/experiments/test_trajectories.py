@@ -5,7 +5,7 @@ import pytest
 
 from experiments.data import trajectories
 from experiments.data.molecules import load
-from experiments.data.trajectories import data_folder, set_name, trajectory, turned
+from experiments.data.trajectories import data_folder, in_field, set_name, trajectory, turned
 from experiments.data.walks import Sampling, minimum, walk
 from experiments.data.xtb import FIELD_UNIT, Engine
 from softeq.errors import SofteqError, SofteqValueError
@@ -120,3 +120,21 @@ def test_bad_input(tmp_path, tiny):
     with pytest.raises(SofteqError, match="corrupt"):
         trajectory("ethanol", 0.02, TINY, folder=tmp_path)
     assert len(load(original)) == 6
+
+
+def test_a_field_changes_labels_alone(tmp_path):
+    """Geometries and directions are the same at every field; a walk inside the field would align with it."""
+    free, weak, strong = (in_field("ethanol", field, TINY, folder=tmp_path) for field in (0.0, 0.01, 0.02))
+    np.testing.assert_array_equal(weak.positions, strong.positions)
+    np.testing.assert_array_equal(free.positions, strong.positions)
+    np.testing.assert_allclose(strong.field, [0, 0, 0.02 * FIELD_UNIT])
+    assert np.abs(strong.forces - free.forces).max() > 1.5 * np.abs(weak.forces - free.forces).max() > 0.01
+    walks = trajectory("ethanol", 0.0, TINY, folder=tmp_path)
+    np.testing.assert_allclose(free.energies, walks.energies, atol=1e-6)
+    found = Engine(strong.numbers, strong.field)(strong.positions[4])
+    np.testing.assert_allclose(found.forces, strong.forces[4], atol=1e-5)
+    first, second = (np.linalg.pinv(walks.positions[k]) @ strong.positions[k] for k in (0, 1))
+    assert np.abs(first - second).max() > 0.1  # frames of one walk are turned apart
+    assert turned(strong, TINY, first_block=1, folder=tmp_path).about["directions"] == "uniform"
+    with pytest.raises(SofteqValueError, match="field"):
+        in_field("ethanol", float("inf"), TINY, folder=tmp_path)

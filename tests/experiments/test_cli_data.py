@@ -1,0 +1,63 @@
+"""``softeq data``: what an experiment would generate is generated, told and kept; what cannot be is refused."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from experiments import cli_data, molecules, registry
+from experiments.data import small_molecules, trajectories
+from experiments.data.walks import Sampling
+from experiments.molecule_frames import frames_of
+from softeq.errors import SofteqValueError
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Call the command with sets kept in an empty folder."""
+    monkeypatch.setenv("SOFTEQ_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        molecules,
+        "SIZES",
+        {"smoke": molecules.Size(1, fields=(0.0, 0.02), sampling=Sampling(walks=3, frames=2, burn=2, thin=1))},
+    )
+    monkeypatch.setattr(registry, "SOURCES", ("experiments.molecules", "experiments.molecule_sets"))
+    app = typer.Typer()
+    app.command()(cli_data.data)
+
+    def go(*arguments):
+        return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+    return go
+
+
+def test_the_frames_of_an_experiment_are_kept_for_it(call, tmp_path, monkeypatch):
+    done = call("md-field", "--preset", "smoke", "--jobs", "1")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        path, _, told = line.partition(": ")
+        assert len(trajectories.load(path)) == 6
+        assert told.endswith("(500 K asked for)")
+    monkeypatch.setattr(trajectories, "_walk_to_file", lambda *task: pytest.fail("walked again"))
+    assert call("md-field", "--preset", "smoke").stdout == done.stdout
+    for point in molecules.configure("md-field", "smoke", "hard-50", 0)["points"]:
+        assert len(frames_of(point)[0]) == 6  # the run finds them too
+
+
+def test_the_small_molecules(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(small_molecules, "nci_smiles", lambda limit: ["O", "CO", "C"][:limit])
+    done = call("qm9-like", "--preset", "smoke")
+    assert done.stdout.endswith("qm9-like, 3 molecules, 0 left out\n")
+    assert len(list((tmp_path / "molecules").glob("qm9-like-*.npz"))) == 1
+
+
+def test_what_is_refused(call):
+    with pytest.raises(SofteqValueError, match="unknown experiment"):
+        call("md-feild")
+    with pytest.raises(SofteqValueError, match="unknown preset"):
+        call("md-field", "--preset", "tiny")
+    with pytest.raises(SofteqValueError, match="jobs"):
+        call("md-field", "--preset", "smoke", "--jobs", "-1")
+    with pytest.raises(SofteqValueError, match="nothing that is generated"):
+        call("rmd17", "--preset", "smoke")
