@@ -63,7 +63,7 @@ class Size:
     share: float = 1.0
     validation: int = 100
     test: int = 200
-    steps: int = 1500
+    steps: int = 800
     channels: int = 16
     lmax: int = 1
     layers: int = 2
@@ -83,7 +83,7 @@ SIZES: Mapping[str, Size] = {
         sampling=Sampling(walks=8, frames=5, burn=50, thin=10),
         measured=2,
     ),
-    "short": Size(3, fields=(0.0, 0.02), steps=500),
+    "short": Size(3, fields=(0.0, 0.02), steps=400),
     "default": Size(3),
     "paper": Size(5, validation=300, test=500, steps=20_000, channels=32, lmax=2, layers=3, measured=200),
 }
