@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import record
 from experiments.architectures import EXPERIMENTS, OUTPUTS, STENCILS
 from experiments.checkpoints import QUANTITIES, translation
-from experiments.plots import COLOURS, _draw, _label_log
+from experiments.plots import COLOURS, draw_figure, label_log
 from experiments.record import Record
 from experiments.tables import choose_preset, select, variant_order
 from softeq.errors import SofteqError
@@ -151,7 +151,7 @@ def plot_architectures(records: Sequence[Record], path: str | Path, preset: str 
     mine = _of_preset(records, preset)
     if not any(_curve([r], stencil) for r in mine for stencil in STENCILS):
         raise SofteqError(f"nothing to draw: no record of {EXPERIMENT.name} has a finite translation LEE")
-    _draw(path, (13.0, 3.9), lambda axes: _panels(axes, mine))
+    draw_figure(path, (13.0, 3.9), lambda axes: _panels(axes, mine))
 
 
 def _panels(axes: Axes, records: Sequence[Record]) -> None:
@@ -169,7 +169,7 @@ def _panels(axes: Axes, records: Sequence[Record]) -> None:
         handles = [_line(panel, records, v, stencil, shown) for v in variant_order(records, EXPERIMENT)]
         _epochs(panel, _TITLES[stencil])
     panels[0].set_yscale("log")
-    _label_log(panels[0].yaxis, min(shown), max(shown))
+    label_log(panels[0].yaxis, min(shown), max(shown))
     panels[0].set_ylabel("translation LEE of the logits, relative")
     _ratio_panel(panels[-1], records)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
@@ -238,7 +238,7 @@ def _ratio_panel(panel: Axes, records: Sequence[Record]) -> None:
             shown += matched
     panel.axhline(1.0, color="#666666", linewidth=1.0)
     panel.set_yscale("log")
-    _label_log(panel.yaxis, min(shown), max(shown))
+    label_log(panel.yaxis, min(shown), max(shown))
     _epochs(panel, "ViT / CNN; circle: matched accuracy")
     if handles:
         panel.legend(handles=handles, fontsize=8)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.plots import COLOURS, _draw
+from experiments.plots import COLOURS, draw_figure
 from experiments.record import Record
 from experiments.tables import scalar
 from softeq.errors import SofteqError
@@ -35,7 +35,7 @@ def plot_fields(records: Sequence[Record], path: Any) -> None:
     sizes = sorted({_size(r) for r in mine})
 
     size = (3.2 * len(sizes) + 0.6, 2.5 * len(_ROWS) + 0.6)
-    _draw(path, size, lambda axes: _panels(axes, mine, sizes))
+    draw_figure(path, size, lambda axes: _panels(axes, mine, sizes))
 
 
 def _panels(axes: Axes, records: Sequence[Record], sizes: Sequence[int]) -> None:

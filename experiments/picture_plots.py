@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import record
 from experiments.experiment import Experiment
 from experiments.pictures import ARMS, EXPERIMENTS, headers
-from experiments.plots import COLOURS, _draw
+from experiments.plots import COLOURS, draw_figure
 from experiments.record import Record
 from experiments.render import format_stat
 from experiments.tables import choose_preset, describe, scalar, select
@@ -165,7 +165,7 @@ def plot_dial(records: Sequence[Record], experiment: Experiment, path: str | Pat
     if not any(math.isfinite(v) for r in mine for key in keys for v in values([r], r["variant"], key)):
         raise SofteqError(f"nothing to draw: no record of {experiment.name} has a finite test accuracy")
     size = (1.2 + 0.62 * len(points) * len(sizes), 7.6)
-    _draw(path, size, lambda axes: _panels(axes, mine, points, sizes))
+    draw_figure(path, size, lambda axes: _panels(axes, mine, points, sizes))
 
 
 def _panels(axes: Axes, records: Sequence[Record], points: Mapping[str, str], sizes: Sequence[int]) -> None:

@@ -72,7 +72,7 @@ def plot_experiment(
             f"nothing to draw: no record of {experiment.name}, preset {preset}, has a finite {column.key}"
         )
     title = f"{experiment.name}, preset {preset}"
-    _draw(path, (6.4, 1.5 + 0.42 * len(order)), lambda axes: _variants(axes, values, published, column, title))
+    draw_figure(path, (6.4, 1.5 + 0.42 * len(order)), lambda axes: _variants(axes, values, published, column, title))
 
 
 def _values(records: Iterable[Record], key: str) -> list[float]:
@@ -113,10 +113,10 @@ def _log_where_wide(axes: Axes, values: Iterable[float]) -> None:
     finite = [x for x in values if math.isfinite(x)]
     if min(finite) > 0 and max(finite) / min(finite) > 10:
         axes.set_xscale("log")
-        _label_log(axes.xaxis, min(finite), max(finite))
+        label_log(axes.xaxis, min(finite), max(finite))
 
 
-def _label_log(axis: Axis, low: float, high: float) -> None:
+def label_log(axis: Axis, low: float, high: float) -> None:
     """Ticks as plain numbers where these are short, as powers of ten elsewhere; 2 and 5 too on a short axis."""
     from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, NullFormatter
 
@@ -166,7 +166,7 @@ def plot_precision(
     drawn = [r for r in records if r["variant"].startswith("soft@") or r["variant"] in ("hard", "none")]
     lost = len(_values(drawn, metric)) - sum(len(x) for x in (*curve.values(), *lines.values()))
     heading = [title] * bool(title) + [f"{lost} diverged {'run' if lost == 1 else 'runs'} not drawn"] * bool(lost)
-    _draw(path, (6.4, 4.2), lambda axes: _precision(axes, curve, lines, label, heading))
+    draw_figure(path, (6.4, 4.2), lambda axes: _precision(axes, curve, lines, label, heading))
 
 
 def _positive(records: Iterable[Record], key: str) -> list[float]:
@@ -214,7 +214,7 @@ def _precision(
     axes.set_xscale("log")
     axes.set_yscale("log")
     shown = [v for group in (*curve.values(), *lines.values()) for v in group]
-    _label_log(axes.yaxis, min(shown), max(shown))
+    label_log(axes.yaxis, min(shown), max(shown))
     axes.grid(which="major")
     axes.set_xlabel("prior precision of the residual pathway")
     axes.set_ylabel(label)
@@ -224,8 +224,14 @@ def _precision(
     axes.set_title("\n".join(heading), loc="left", fontsize=9.5)
 
 
-def _draw(path: str | Path, size: tuple[float, float], draw: Callable[[Axes], None]) -> None:
-    """One figure of ``size`` inches, drawn by ``draw`` and saved; no window, no global state of matplotlib's."""
+def draw_figure(path: str | Path, size: tuple[float, float], draw: Callable[[Axes], None]) -> None:
+    """One figure of ``size`` inches, drawn by ``draw`` and saved; no window, no global state of matplotlib's.
+
+    Raises:
+        SofteqValueError: a suffix that is none of `SUFFIXES`.
+        SofteqError: the file cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise SofteqValueError(f"file: expected a name that ends in {', '.join(SUFFIXES)}, got {str(path)!r}")

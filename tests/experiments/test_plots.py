@@ -36,7 +36,7 @@ def drawn(monkeypatch):
         fill(axes)
         kept.append(axes)
 
-    monkeypatch.setattr(plots, "_draw", draw)
+    monkeypatch.setattr(plots, "draw_figure", draw)
     return kept
 
 
