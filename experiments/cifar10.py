@@ -158,13 +158,15 @@ _COLUMNS = (
     Column("shifted_accuracy_2", "test shifted by up to 2", ".3f"),
     Column("shifted_accuracy_4", "by up to 4", ".3f"),
     Column("lee", "translation LEE"),
+    Column("lee_ratio", "over noise"),
     Column("weight_defect_mean", "weight defect, mean of layers"),
     Column("parameters", "parameters", ",.0f"),
     Column("seconds_per_step", "s / step"),
 )
 _NOTES = (
     "Test accuracy: last epoch. Shifted: each test picture by whole pixels, uniform in both directions.",
-    "LEE: mean over pictures of ||Lf||^2 / ||f||^2 of the logits, per squared pixel, mean of both translations.",
+    "LEE: mean over pictures of ||Lf||^2 / ||f||^2 of the logits, per squared pixel, mean of both translations."
+    " Over noise: the median over pictures of LEE over that of a random tangent of the same size.",
     "Weight decays: as many trials for each variant, chosen on validation data; soft-published has the published ones.",
     "The published networks have a ReLU on the logits, from which a network may never recover; ours have none.",
 )
