@@ -47,7 +47,7 @@ class Size:
 
 SIZES: Mapping[str, Size] = {
     "smoke": Size(1, (32, 20, 20), 32, 1, trials=1, measured=2),
-    "default": Size(5, (480, 200, 1000), 56, 5),
+    "default": Size(5, (480, 200, 1000), 56, 4),
     "paper": Size(5, (2_000, 1_000, 10_000), 112, 20, measured=100),
 }
 
