@@ -34,7 +34,7 @@ def plot_fields(records: Sequence[Record], path: Any) -> None:
         raise SofteqError("md-field: no records to draw; run softeq run md-field")
     sizes = sorted({_size(r) for r in mine})
 
-    size = (3.2 * len(sizes) + 0.6, 2.5 * len(_ROWS) + 0.6)
+    size = (max(5.2, 3.2 * len(sizes) + 0.6), 2.5 * len(_ROWS) + 0.9)
     draw_figure(path, size, lambda axes: _panels(axes, mine, sizes))
 
 
@@ -53,7 +53,9 @@ def _panels(axes: Axes, records: Sequence[Record], sizes: Sequence[int]) -> None
     for panel in panels[-1]:
         panel.set_xlabel("field, atomic units")
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=3 if len(sizes) < 2 else len(labels), frameon=False
+    )
 
 
 def _size(record: Record) -> int:
@@ -77,5 +79,6 @@ def _panel(axes: Axes, records: Sequence[Record], key: str) -> None:
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(places, means, marker=_MARKERS[index % len(_MARKERS)], markersize=4, color=colour, label=arm)
         low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+        axes.set_xticks(places)
         axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.set_yscale("log" if key.endswith("per_a") else "linear")
+    axes.set_ylim(bottom=0)
