@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from experiments.bookkeeping import counter, stream
 from experiments.checkpoints import Watch, headline
 from experiments.classification import TrainSettings, accuracy, choose_learning_rate, train
 from experiments.data.images import SIZE, default_dataset, load_images
@@ -127,12 +128,12 @@ def configure(preset: str, variant: str, seed: int) -> Config:
 def run(config: Config, progress: Progress) -> Metrics:
     """Choose the learning rate, train, measure at the checkpoints. A training that diverges gives NaN, no exception."""
     device, dtype = torch.device(config["device"]), getattr(torch, config["dtype"])
-    data = load_images(config["data"]["name"], tuple(config["data"]["sizes"]), _stream(config["seed"], 1), dtype)
+    data = load_images(config["data"]["name"], tuple(config["data"]["sizes"]), stream(config["seed"], 1), dtype)
     data = data.to(device)
     settings = TrainSettings(**config["training"])
     trial = replace(settings, epochs=config["trial_epochs"])
     epochs = settings.epochs + trial.epochs * len(config["learning_rates"])
-    on_step = _counter(progress, epochs * math.ceil(len(data.x_train) / settings.batch_size))
+    on_step = counter(progress, epochs * math.ceil(len(data.x_train) / settings.batch_size))
 
     began = time.perf_counter()
     lr, trials = choose_learning_rate(
@@ -140,14 +141,14 @@ def run(config: Config, progress: Progress) -> Metrics:
         data,
         trial,
         config["learning_rates"],
-        lambda: _stream(config["seed"], 2),
+        lambda: stream(config["seed"], 2),
         on_step=on_step,
     )
     seconds_trials = time.perf_counter() - began
     model = build_model(config)
     watch = Watch(model, data, config)
     watch(0, accuracy(model, data.x_validation, data.y_validation))
-    order = _stream(config["seed"], 3)
+    order = stream(config["seed"], 3)
     training = train(model, data, replace(settings, lr=lr), order, after_epoch=watch, on_step=on_step)
     return {
         **headline(watch, training),
@@ -173,21 +174,6 @@ def build_model(config: Config) -> nn.Module:
         torch.manual_seed(config["seed"])
         model = build(**config["network"])
     return model.to(device=config["device"], dtype=getattr(torch, config["dtype"]))
-
-
-def _stream(seed: int, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(1_000_003 * (seed + 1) + number)
-
-
-def _counter(progress: Progress, total: int) -> Callable[[], None]:
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
-    return step
 
 
 def _plot(records: list[dict[str, Any]], path: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from experiments.bookkeeping import rounded
 from experiments.classification import Training, accuracy
 from experiments.data.images import LabelledImages
 from experiments.experiment import Config, Metrics
@@ -19,7 +20,6 @@ from measure.statistics import quantile
 
 QUANTITIES = ("relative", "relative_median", "mean_square", "ratio_to_control")
 """What is kept of a measurement, per flow; see `summarise`."""
-_DIGITS = 5
 
 
 class Watch:
@@ -93,9 +93,9 @@ def summarise(values: Mapping[str, Tensor], ratios: Tensor) -> dict[str, list[fl
     """
 
     def medians(table: Tensor) -> list[float]:
-        return [_rounded(quantile(column, 0.5)) for column in table.T]
+        return [rounded(quantile(column, 0.5)) for column in table.T]
 
-    means = {norm: [_rounded(v) for v in values[norm].nanmean(0).tolist()] for norm in ("relative", "mean_square")}
+    means = {norm: [rounded(v) for v in values[norm].nanmean(0).tolist()] for norm in ("relative", "mean_square")}
     return {**means, "relative_median": medians(values["relative"]), "ratio_to_control": medians(ratios)}
 
 
@@ -122,7 +122,3 @@ def headline(watch: Watch, training: Training) -> Metrics:
         if matched is not None:
             metrics[f"matched_translation_lee_{stencil}"] = translation(matched, stencil)
     return metrics if diverged is None else metrics | {"diverged_at_step": diverged}
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")

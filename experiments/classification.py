@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from experiments.bookkeeping import rounded
 from experiments.data.images import LabelledImages
 from softeq.errors import SofteqValueError
 
@@ -69,6 +70,15 @@ class Training:
     validation_accuracy: list[float] = field(default_factory=list)
     seconds: float = 0.0
     diverged_at_step: int | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What a record keeps of it."""
+        return {
+            "validation_accuracies": self.validation_accuracy,
+            "train_losses": [rounded(loss) for loss in self.train_loss],
+            "diverged_at_step": self.diverged_at_step,
+            "seconds": round(self.seconds, 3),
+        }
 
 
 def train(

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from experiments.bookkeeping import counter, stream
 from experiments.classification import TrainSettings, train
 from experiments.data.cifar10 import load_cifar10
 from experiments.data.images import LabelledImages, load_images
 from experiments.experiment import Config, Metrics, Progress
 from experiments.fit import precision
 from experiments.picture_run import build_model
-from experiments.picture_trials import Trained, Trial, Watch, counter, flip_and_crop, measure, stream
+from experiments.picture_trials import Trained, Trial, Watch, flip_and_crop, measure
 from softeq import Prior, prior_penalty
 from softeq.errors import SofteqValueError
 

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from experiments.bookkeeping import counter, stream
 from experiments.classification import TrainSettings, train
 from experiments.data.images import LabelledImages, default_dataset, load_images
 from experiments.experiment import Column, Config, Experiment, Metrics, Progress
 from experiments.picture_run import measure_lee
-from experiments.picture_trials import Trained, Trial, Watch, chosen, counter, measure, stream
+from experiments.picture_trials import Trained, Trial, Watch, chosen, measure
 from measure.sources import load_model
 from softeq import Prior, prior_penalty
 from softeq.errors import SofteqValueError

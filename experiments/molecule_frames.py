@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.bookkeeping import stream
 from experiments.data.molecules import Frames, load_rmd17, rmd17_file
 from experiments.data.trajectories import Sampling, in_field, trajectory, turned
 from experiments.experiment import Config
-from experiments.picture_trials import stream
 from softeq.errors import SofteqValueError
 from softeq.groups import SO
 

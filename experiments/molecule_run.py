@@ -7,7 +7,6 @@ counts, and all are kept in the record. Frames are split by blocks: those of one
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from experiments.bookkeeping import counter, rounded, stream
 from experiments.experiment import Config, Metrics, Progress
 from experiments.molecule_frames import Point, Split, prepared, rotations
-from experiments.picture_trials import counter, rounded, stream
+from experiments.molecule_training import fit_potential
 from measure.actions import Invariant
 from measure.errors import NotMeasurable
 from measure.lee import local_equivariance_error
 from measure.spaces import point_flows
 from models.molecule_batches import MoleculeBatch, molecule_batch
 from models.molecules import SoftPotential
-from softeq import Prior, prior_penalty, weight_defect
+from softeq import weight_defect
 from softeq.groups import SO
 
 _ROWS = 100  # frames at once where nothing is trained
@@ -99,46 +99,21 @@ def batch_of(x: Tensor, data: Point, model: SoftPotential) -> MoleculeBatch:
 def _trained(
     data: Point, trial: Mapping[str, Any], config: Config, on_step: Callable[[], None]
 ) -> tuple[SoftPotential, list[float]]:
-    """The model after its last step, and the seconds of each step; no seconds where the loss was not finite."""
-    how, model = config["training"], build_model(config, data)
-    prior = None if trial["prior"] is None else Prior(**trial["prior"])
-    optimizer = torch.optim.Adam(model.parameters(), lr=trial["lr"])
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(learning_rate, steps=how["steps"]))
-    order, turns = stream(config["seed"], 2), stream(config["seed"], 3)
-    queue, taken, n = torch.empty(0, dtype=torch.long), [], len(data.train.x)
-    model.train()
-    for _ in range(how["steps"]):
-        began = time.perf_counter()
-        if len(queue) < min(how["batch_size"], n):
-            queue = torch.randperm(n, generator=order)
-        rows, queue = queue.split([min(how["batch_size"], n), len(queue) - min(how["batch_size"], n)])
+    """See `fit_potential`."""
+    turns = stream(config["seed"], 3)
+
+    def loss(model: SoftPotential, rows: Tensor) -> Tensor:
         frames = data.train.rows(rows.to(data.train.x.device))
         if config["augment"]:
             g = SO(3).sample(len(rows), generator=turns).to(frames.x)
             frames = Split(_turn(g, frames.x), frames.energy, _turn(g, frames.force))
-        loss = _loss(model, frames, data)
-        if prior is not None:
-            loss = loss + prior_penalty(model, prior) / n
-        if not math.isfinite(loss.item()):
-            return model, []
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), how["clip"])
-        optimizer.step()
-        schedule.step()
-        taken.append(time.perf_counter() - began)
-        on_step()
-    return model.eval(), taken
+        return _loss(model, frames, data)
+
+    return fit_potential(build_model(config, data), loss, len(data.train.x), trial, config, on_step)
 
 
 def _turn(g: Tensor, vectors: Tensor) -> Tensor:
     return torch.einsum("bij,bnj->bni", g, vectors)
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """Up in a line over the first 5% of the steps, then down to 0 in a cosine."""
-    rise = max(1, steps // 20)
-    return min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _loss(model: SoftPotential, frames: Split, data: Point) -> Tensor:

@@ -11,25 +11,24 @@ import dataclasses
 import functools
 import itertools
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from experiments.bookkeeping import counter, rounded, stream
 from experiments.data.small_molecules import ELEMENTS, Molecules, qm9, qm9_like
 from experiments.experiment import Column, Config, Experiment, Metrics, Progress
 from experiments.molecule_frames import rotations
-from experiments.molecule_run import learning_rate
+from experiments.molecule_training import fit_potential
 from experiments.molecules import ARMS as ALL_ARMS
 from experiments.molecules import PLAIN_TRIALS, SOFT_TRIALS
-from experiments.picture_trials import counter, rounded, stream
 from models.molecule_batches import MoleculeBatch, molecule_batch
 from models.molecules import SoftPotential
-from softeq import Prior, prior_penalty, weight_defect
+from softeq import weight_defect
 from softeq.errors import SofteqValueError
 from softeq.groups import SO
 
@@ -208,35 +207,16 @@ def energy_and_dipole(model: SoftPotential, part: Part, *, create_graph: bool = 
 def _trained(
     train: Part, trial: Mapping[str, Any], config: Config, on_step: Callable[[], None]
 ) -> tuple[SoftPotential, list[float]]:
-    """The model after its last step, and the seconds of each step; no seconds where the loss was not finite."""
-    how, model, n = config["training"], build_model(config, train), len(train.places)
-    prior = None if trial["prior"] is None else Prior(**trial["prior"])
-    optimizer = torch.optim.Adam(model.parameters(), lr=trial["lr"])
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(learning_rate, steps=how["steps"]))
-    order, turns = stream(config["seed"], 2), stream(config["seed"], 3)
-    queue, taken, size = torch.empty(0, dtype=torch.long), [], min(how["batch_size"], n)
-    model.train()
-    for _ in range(how["steps"]):
-        began = time.perf_counter()
-        if len(queue) < size:
-            queue = torch.randperm(n, generator=order)
-        rows, queue = queue.split([size, len(queue) - size])
+    """See `fit_potential`."""
+    turns = stream(config["seed"], 3)
+
+    def loss(model: SoftPotential, rows: Tensor) -> Tensor:
         part = train.rows(rows)
         if config["augment"]:
-            part = part.turned(SO(3).sample(size, generator=turns).to(part.energy))
-        loss = _loss(model, part, train, create_graph=True)
-        if prior is not None:
-            loss = loss + prior_penalty(model, prior) / n
-        if not math.isfinite(loss.item()):
-            return model, []
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), how["clip"])
-        optimizer.step()
-        schedule.step()
-        taken.append(time.perf_counter() - began)
-        on_step()
-    return model.eval(), taken
+            part = part.turned(SO(3).sample(len(rows), generator=turns).to(part.energy))
+        return _loss(model, part, train, create_graph=True)
+
+    return fit_potential(build_model(config, train), loss, len(train.places), trial, config, on_step)
 
 
 def _loss(model: SoftPotential, part: Part, train: Part, *, create_graph: bool = False) -> Tensor:

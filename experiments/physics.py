@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from experiments.bookkeeping import stream
 from experiments.evaluate import evaluate
 from experiments.experiment import Column, Config, Experiment, Metrics, Progress
 from experiments.fit import FitSettings, fit, precision
@@ -198,8 +197,8 @@ def run(config: Config, progress: Progress) -> Metrics:
     task = build_task(config)
     model = build_model(config)
     # Streams of their own: what one draws must not move the other, or the data, which take the seed itself.
-    result = fit(model, task, settings, _stream(config["seed"], 1), progress)
-    return evaluate(model, task, result, _stream(config["seed"], 2)) | {"epochs": settings.epochs}
+    result = fit(model, task, settings, stream(config["seed"], 1), progress)
+    return evaluate(model, task, result, stream(config["seed"], 2)) | {"epochs": settings.epochs}
 
 
 def hyperparameters(problem: Problem, variant: str) -> dict[str, Any]:
@@ -244,10 +243,6 @@ def _network_config(problem: Problem, size: Size, arm: str) -> dict[str, Any]:
     if arm == "none-matched":
         channels = mlp_channels_matching_soft(problem.kind, problem.group, size.channels, size.layers)
     return {"kind": "mlp", "channels": channels, "layers": size.layers}
-
-
-def _stream(seed: int, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(1_000_003 * (seed + 1) + number)
 
 
 def _experiment(problem: Problem) -> Experiment:

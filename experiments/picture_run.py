@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.bookkeeping import counter, rounded, stream
 from experiments.classification import Training, TrainSettings, accuracy, train
 from experiments.data.dial import Dial, Dialled, Stage, dialled
 from experiments.data.images import LabelledImages, load_images
@@ -27,7 +28,6 @@ from models import build
 from softeq import Prior, prior_penalty, weight_defect
 from softeq.errors import SofteqValueError
 
-_DIGITS = 5
 FLOWS: Mapping[str, tuple[str, ...]] = {
     "rotation": ("rotation",),
     "translation": ("translation_x", "translation_y"),
@@ -39,7 +39,7 @@ def run(config: Config, progress: Progress) -> Metrics:
     """Train and measure at every point. A training that diverged is never chosen; if all did, the numbers are NaN."""
     points = config["points"]
     steps = sum(_steps(config, name) for name in (point["data"] for point in points)) * len(config["trials"])
-    on_step = _counter(progress, steps)
+    on_step = counter(progress, steps)
     metrics: Metrics = {"points": {}}
     for point in points:
         name = point["data"]
@@ -68,7 +68,7 @@ def run_point(
     device = torch.device(config["device"])
     dial = Dial(config["kind"], point["reach"], point["breaking"])
     stage = Stage(dial, config["side"], config["canvas"])
-    moved = dialled(images.to(device), stage, config["widest"], _stream(config["seed"], 2))
+    moved = dialled(images.to(device), stage, config["widest"], stream(config["seed"], 2))
     trained = [_train(moved, trial, config, on_step) for trial in config["trials"]]
     reached = [-1.0 if t.training.diverged_at_step else t.training.validation_accuracy[-1] for t in trained]
     best = reached.index(max(reached))
@@ -93,14 +93,7 @@ class _Trained:
 
     def told(self) -> dict[str, Any]:
         """What the record keeps of it."""
-        own = self.training
-        return {
-            **self.trial,
-            "validation_accuracies": own.validation_accuracy,
-            "train_losses": [_rounded(loss) for loss in own.train_loss],
-            "diverged_at_step": own.diverged_at_step,
-            "seconds": round(own.seconds, 3),
-        }
+        return {**self.trial, **self.training.told()}
 
 
 def _train(moved: Dialled, trial: Mapping[str, Any], config: Config, on_step: Callable[[], None]) -> _Trained:
@@ -108,13 +101,13 @@ def _train(moved: Dialled, trial: Mapping[str, Any], config: Config, on_step: Ca
     n = len(moved.data.x_train)
     settings = TrainSettings(**config["training"], lr=trial["lr"], weight_decay=trial["weight_decay"])
     prior = None if trial["prior"] is None else Prior(**trial["prior"])
-    drawn = _stream(config["seed"], 3)
+    drawn = stream(config["seed"], 3)
     data = repeated(moved.data, config["rows_per_epoch"])
     training = train(
         model,
         data,
         settings,
-        _stream(config["seed"], 4),
+        stream(config["seed"], 4),
         on_step=on_step,
         penalty=None if prior is None else lambda: prior_penalty(model, prior) / n,
         images=(lambda rows: moved.augment(rows % n, drawn)) if config["augment"] else None,
@@ -140,11 +133,11 @@ def _measured(chosen: _Trained, moved: Dialled, config: Config) -> dict[str, Any
     if chosen.training.diverged_at_step:
         return dict.fromkeys(("accuracy", "moved_accuracy", "defect", "lee", "lee_ratio"), math.nan)
     model, data = chosen.model, moved.data
-    defects = {name: _rounded(value) for name, value in weight_defect(model).items()}
+    defects = {name: rounded(value) for name, value in weight_defect(model).items()}
     return {
         "accuracy": accuracy(model, data.x_test, data.y_test),
         "moved_accuracy": accuracy(model, moved.x_moved, moved.y_moved),
-        "defect": _rounded(math.fsum(defects.values()) / len(defects)),
+        "defect": rounded(math.fsum(defects.values()) / len(defects)),
         "weight_defect": defects,
         **measure_lee(model, data.x_test, config),
     }
@@ -166,14 +159,14 @@ def measure_lee(model: nn.Module, images: Tensor, config: Config) -> dict[str, A
         return {"not_measurable": str(error)}
     ratios = [quantile(column, 0.5) for column in result.ratio_to_control().T]
     return {
-        "lee": _rounded(float(result.per_sample().nanmean())),
-        "lee_ratio": _rounded(math.fsum(ratios) / len(ratios)),
+        "lee": rounded(float(result.per_sample().nanmean())),
+        "lee_ratio": rounded(math.fsum(ratios) / len(ratios)),
     }
 
 
 @functools.lru_cache(maxsize=4)  # the variants of a seed have the same pictures, and digits take a second to read
 def _images(name: str, sizes: tuple[int, int, int], seed: int, dtype: torch.dtype) -> LabelledImages:
-    return load_images(name, sizes, _stream(seed, 1), dtype)
+    return load_images(name, sizes, stream(seed, 1), dtype)
 
 
 def _steps(config: Config, name: str) -> int:
@@ -187,22 +180,3 @@ def _dtype(config: Config) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise SofteqValueError(f"dtype: expected the name of one of torch's types, got {config['dtype']!r}")
     return found
-
-
-def _stream(seed: int, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(1_000_003 * (seed + 1) + number)
-
-
-def _counter(progress: Progress, total: int) -> Callable[[], None]:
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
-    return step
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")

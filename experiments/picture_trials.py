@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.bookkeeping import rounded
 from experiments.classification import Training, accuracy
 from experiments.data.images import LabelledImages
-from experiments.experiment import Config, Metrics, Progress
+from experiments.experiment import Config, Metrics
 from experiments.picture_run import measure_lee
 from softeq import weight_defect
 from softeq.errors import SofteqValueError
 from softeq.prior import soft_layers
 
-DIGITS = 5
 Trial = dict[str, Any]
 
 
@@ -78,14 +78,7 @@ class Trained:
 
     def told(self) -> Trial:
         """What a record keeps of it."""
-        own = self.training
-        return {
-            **self.trial,
-            "validation_accuracies": own.validation_accuracy,
-            "train_losses": [rounded(loss) for loss in own.train_loss],
-            "diverged_at_step": own.diverged_at_step,
-            "seconds": round(own.seconds, 3),
-        }
+        return {**self.trial, **self.training.told()}
 
 
 def chosen(trained: Sequence[Trained]) -> int:
@@ -173,25 +166,3 @@ def flip_and_crop(x: Tensor, reach: int, fill: float, generator: torch.Generator
     """The usual augmentation of CIFAR: each picture mirrored left to right with probability 1/2, then shifted."""
     mirrored = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
     return shifted_at_random(torch.where(mirrored[:, None, None, None], x.flip(-1), x), reach, fill, generator)
-
-
-def stream(seed: int, number: int) -> torch.Generator:
-    """A stream of random numbers of its own for each seed of a run and each purpose."""
-    return torch.Generator().manual_seed(1_000_003 * (seed + 1) + number)
-
-
-def counter(progress: Progress, total: int) -> Callable[[], None]:
-    """To be called after each step: tells ``progress`` how many of ``total`` are done."""
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
-    return step
-
-
-def rounded(value: float) -> float:
-    """To the digits that a record keeps."""
-    return float(f"{value:.{DIGITS}g}")

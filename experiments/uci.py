@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from experiments.bookkeeping import rounded, stream
 from experiments.data.tabular import TABLES, Table, load_table, side
 from experiments.experiment import Column, Config, Experiment, Metrics, Progress
 from experiments.fit import FitResult, FitSettings, fit, load_parameters, mean_squared_error
-from experiments.picture_trials import rounded, stream
 from experiments.task import Task
 from softeq import Scalar, SoftConv2d, weight_defect
 from softeq.errors import SofteqValueError

@@ -43,11 +43,6 @@ def halved(size: Size) -> Size:
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
-def _options(**options: Any) -> dict[str, Any]:
-    """Arguments of `SoftConv2d` that all layers share."""
-    return options
-
-
 class SoftBlock(nn.Module):
     """Two soft 3x3 convolutions with batch norm beside a shortcut, which is one soft 1x1 convolution (He et al. 2016).
 
@@ -115,7 +110,12 @@ class SoftResNet(nn.Module):
         super().__init__()
         _positive(in_channels=in_channels, classes=classes, width=width, blocks=blocks, stem_stride=stem_stride)
         self.size, self.in_channels = check_size(size), in_channels
-        options = _options(constraint=constraint, residual=residual, rank=rank, padding_mode=padding_mode)
+        options: dict[str, Any] = {
+            "constraint": constraint,
+            "residual": residual,
+            "rank": rank,
+            "padding_mode": padding_mode,
+        }
         stem = SoftConv2d(in_channels, width, 3, size=self.size, stride=stem_stride, padding=1, bias=False, **options)
         self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU())
         layers, here = [], stem.window.output_size(self.size)
@@ -173,7 +173,12 @@ class DConv(nn.Module):
         super().__init__()
         _positive(in_channels=in_channels, classes=classes, width=width)
         self.size, self.in_channels = check_size(size), in_channels
-        options = _options(constraint=constraint, residual=residual, rank=rank, padding_mode=padding_mode)
+        options: dict[str, Any] = {
+            "constraint": constraint,
+            "residual": residual,
+            "rank": rank,
+            "padding_mode": padding_mode,
+        }
         layers: list[nn.Module] = []
         here = self.size
         channels = [in_channels, *(m * width for m in self.MULTIPLES)]

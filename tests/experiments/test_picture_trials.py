@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.bookkeeping import counter, stream
 from experiments.classification import Training, TrainSettings, train
 from experiments.data.images import LabelledImages
 from experiments.picture_trials import (
@@ -13,13 +14,11 @@ from experiments.picture_trials import (
     Trained,
     Watch,
     chosen,
-    counter,
     defects,
     flip_and_crop,
     measure,
     shifted,
     shifted_at_random,
-    stream,
 )
 from softeq import SoftConv2d
 from softeq.errors import SofteqValueError
