@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from benchmarks.layers import Forward, training_step
 from benchmarks.naive import l2_penalty
-from benchmarks.report import Report, Row, compared, table
-from benchmarks.timing import cold_compiler, digits, interleaved, seconds_of, using_threads
+from benchmarks.report import Report, Row, compared, in_both_modes, table
+from benchmarks.timing import digits, interleaved, seconds_of
 from softeq import Prior, fold, harden, prior_penalty
 from softeq.conv import SoftConv2d
 from softeq.steerable import SoftR2Conv
@@ -160,8 +160,6 @@ def run(
     Raises:
         RuntimeError: escnn is not installed.
     """
-    done: list[Row] = []
-    remarks = []
     blocks = min(blocks, 7) if quick else blocks
     cases = {f"C{order}": (lambda order=order: steerable_arms(order, steerable_setting)) for order in (4, 8)}
     cases["unshared"] = lambda: unshared_arms(unshared_setting)
@@ -174,17 +172,10 @@ def run(
             rows += _trained(case, arms(), mode, setting, count, blocks, block_seconds)
         return rows
 
-    for count in threads[:1] if quick else threads:
-        with using_threads(count):
-            done += trained(count, "eager")
-            done += _infer(steerable_setting, count, blocks, block_seconds)
-            if quick:
-                continue
-            try:
-                with cold_compiler():
-                    done += trained(count, "compiled")
-            except RuntimeError as error:
-                remarks = [f"torch.compile does not work here: {str(error).strip().splitlines()[0]}"]
+    def inferred(count: int) -> list[Row]:
+        return _infer(steerable_setting, count, blocks, block_seconds)
+
+    done, remarks = in_both_modes(threads, trained, inferred, quick=quick)
     known = floors(unshared_setting)
     done = [replace(row, more=known[row.arm.split(",")[0]]) if row.arm.startswith("lo") else row for row in done]
     return Report(done, [_table(done, steerable_setting, unshared_setting)], remarks)

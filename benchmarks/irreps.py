@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from benchmarks.layers import Forward, batch, training_step
 from benchmarks.naive import l2_penalty
-from benchmarks.report import Report, Row, compared, table
-from benchmarks.timing import cold_compiler, interleaved, ratios, seconds_of, using_threads
+from benchmarks.report import Report, Row, compared, in_both_modes, table
+from benchmarks.timing import interleaved, ratios, seconds_of
 from softeq import Prior, fold, harden, prior_penalty
 from softeq.irreps import SoftO3Linear
 
@@ -97,25 +97,16 @@ def run(
     Raises:
         RuntimeError: e3nn is not installed.
     """
-    done: list[Row] = []
-    remarks = []
     blocks = min(blocks, 7) if quick else blocks
 
     def trained(count: int, mode: str) -> list[Row]:
         say(f"irreps: {mode}, threads: {count}")
         return _trained(arms(irreps), mode, rows, count, blocks, block_seconds)
 
-    for count in threads[:1] if quick else threads:
-        with using_threads(count):
-            done += trained(count, "eager")
-            done += _infer(inference_arms(irreps), rows, count, blocks, block_seconds)
-            if quick:
-                continue
-            try:
-                with cold_compiler():
-                    done += trained(count, "compiled")
-            except RuntimeError as error:
-                remarks = [f"torch.compile does not work here: {str(error).strip().splitlines()[0]}"]
+    def inferred(count: int) -> list[Row]:
+        return _infer(inference_arms(irreps), rows, count, blocks, block_seconds)
+
+    done, remarks = in_both_modes(threads, trained, inferred, quick=quick)
     return Report(done, [_table(done, irreps, rows)], remarks)
 
 

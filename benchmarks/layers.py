@@ -13,8 +13,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.naive import NaiveTwoPathways, l2_penalty
-from benchmarks.report import Report, Row, compared, table
-from benchmarks.timing import cold_compiler, interleaved, seconds_of, using_threads
+from benchmarks.report import Report, Row, compared, in_both_modes, table
+from benchmarks.timing import interleaved, seconds_of
 from models.dynamics import uniform_rep
 from softeq import Prior, SoftLinear, fold, harden, prior_penalty
 from softeq.groups import O
@@ -105,8 +105,6 @@ def run(
         blocks, block_seconds: see `interleaved`.
         say: told what is under way.
     """
-    done: list[Row] = []
-    remarks = []
     blocks = min(blocks, 9) if quick else blocks
 
     def trained(count: int, mode: str) -> list[Row]:
@@ -115,17 +113,10 @@ def run(
         taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds)
         return compared(NAME, f"training step, {mode}", taken, TWIN, count, compiling)
 
-    for count in threads[:1] if quick else threads:
-        with using_threads(count):
-            done += trained(count, "eager")
-            done += _infer(inference_arms(channels), batch(rows, channels)[0].detach(), count, blocks, block_seconds)
-            if quick:
-                continue
-            try:
-                with cold_compiler():
-                    done += trained(count, "compiled")
-            except RuntimeError as error:
-                remarks = [f"torch.compile does not work here: {str(error).strip().splitlines()[0]}"]
+    def inferred(count: int) -> list[Row]:
+        return _infer(inference_arms(channels), batch(rows, channels)[0].detach(), count, blocks, block_seconds)
+
+    done, remarks = in_both_modes(threads, trained, inferred, quick=quick)
     return Report(done, [_table(done, channels, rows)], remarks)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.timing import Spread, ratios
+from benchmarks.timing import Spread, cold_compiler, ratios, using_threads
 from experiments.record import provenance
 
 
@@ -77,6 +77,36 @@ class Report:
             console.print(table)
         for remark in self.remarks:
             console.print(remark, style="dim", markup=False, highlight=False)
+
+
+def in_both_modes(
+    threads: Sequence[int],
+    trained: Callable[[int, str], list[Row]],
+    inferred: Callable[[int], list[Row]],
+    *,
+    quick: bool,
+) -> tuple[list[Row], list[str]]:
+    """The rows of training steps, eager and compiled, and of inference, and what to remark where nothing compiles.
+
+    Args:
+        threads: the numbers of threads to measure on, one after the other.
+        trained: called as ``trained(threads, "eager")`` or ``"compiled"``.
+        inferred: called with the number of threads.
+        quick: eager alone, on the first number of threads.
+    """
+    done: list[Row] = []
+    remarks: list[str] = []
+    for count in threads[:1] if quick else threads:
+        with using_threads(count):
+            done += trained(count, "eager") + inferred(count)
+            if quick:
+                continue
+            try:
+                with cold_compiler():
+                    done += trained(count, "compiled")
+            except RuntimeError as error:
+                remarks = [f"torch.compile does not work here: {str(error).strip().splitlines()[0]}"]
+    return done, remarks
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Table:
