@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from softeq.errors import SofteqValueError
@@ -19,27 +20,50 @@ EXAMPLE = "softeq data md-field --preset short --jobs 2"
 
 
 def data(
-    experiment: Annotated[str, typer.Argument(help="md-field, md-ethanol, md-aspirin or qm9-like.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="md-field, md-ethanol, md-aspirin, qm9-like; or ethanol, malonaldehyde, aspirin."),
+    ],
     preset: Annotated[str, typer.Option(help="Of the experiment: smoke, short, default or paper.")] = "default",
+    field: Annotated[float | None, typer.Option(help="Of a molecule's set: along z, in atomic units.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; one per core if 0.")] = 0,
 ) -> None:
-    """Generate the molecules that an experiment reads, and keep them; a killed generation goes on where it was."""
-    from experiments import registry
+    """Generate the molecules that an experiment reads, or one molecule's frames; keep them; go on where one was killed.
 
-    chosen = registry.get(experiment)
-    if preset not in chosen.presets:
-        raise registry.unknown("preset", preset, chosen.presets)
+    A molecule walks without a field; with ``--field``, its frames are turned at random and labelled in that field.
+    """
     if jobs < 0:
         raise SofteqValueError(f"jobs: expected 0 or more, got {jobs}")
-    config = chosen.configure(preset, chosen.variants[0], 0)
-    points = [point for point in config.get("points", ()) if point.get("source") == "trajectory"]
-    is_set = config.get("data", {}).get("source") == "qm9-like"
-    if not points and not is_set:
-        raise SofteqValueError(f"experiment: {experiment} reads nothing that is generated here")
+    points, molecules = _wanted(name, preset, field)
     for point in points:
         _trajectory(point, jobs or os.cpu_count() or 1)
-    if is_set:
-        _molecules(config["data"])
+    if molecules is not None:
+        _molecules(molecules)
+
+
+def _wanted(name: str, preset: str, field: float | None) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The trajectories that are to be there, and the set of many molecules."""
+    from experiments import molecules, registry
+    from experiments.data.walks import MOLECULES
+
+    if name in MOLECULES:
+        if preset not in molecules.SIZES:
+            raise registry.unknown("preset", preset, molecules.SIZES)
+        directions = "walks" if field is None else "uniform"
+        sampling = asdict(molecules.SIZES[preset].sampling)
+        return [{"molecule": name, "field_au": field or 0.0, "directions": directions, "sampling": sampling}], None
+    if field is not None:
+        raise SofteqValueError(f"field: an experiment has its own fields; name a molecule ({', '.join(MOLECULES)})")
+    chosen = registry.get(name)
+    if preset not in chosen.presets:
+        raise registry.unknown("preset", preset, chosen.presets)
+    config = chosen.configure(preset, chosen.variants[0], 0)
+    points = [point for point in config.get("points", ()) if point.get("source") == "trajectory"]
+    if points:
+        return points, None
+    if config.get("data", {}).get("source") == "qm9-like":
+        return [], config["data"]
+    raise SofteqValueError(f"name: {name} reads nothing that is generated here")
 
 
 def _trajectory(point: dict[str, Any], jobs: int) -> None:

@@ -45,6 +45,18 @@ def test_the_frames_of_an_experiment_are_kept_for_it(call, tmp_path, monkeypatch
         assert len(frames_of(point)[0]) == 6  # the run finds them too
 
 
+def test_one_molecule_with_and_without_a_field(call):
+    free, pulled = (
+        trajectories.load(call("malonaldehyde", "--preset", "smoke", *options).stdout.partition(": ")[0])
+        for options in ((), ("--field", "0.02"))
+    )
+    assert sorted(free.numbers.tolist()) == [1, 1, 1, 1, 6, 6, 6, 8, 8]
+    assert not free.field.any()
+    assert pulled.field[2] == pytest.approx(0.02 * 51.4220675)
+    assert pulled.about["directions"] == "uniform"
+    assert abs(pulled.energies - free.energies).max() > 1e-3  # eV
+
+
 def test_the_small_molecules(call, tmp_path, monkeypatch):
     monkeypatch.setattr(small_molecules, "nci_smiles", lambda limit: ["O", "CO", "C"][:limit])
     done = call("qm9-like", "--preset", "smoke")
@@ -55,6 +67,12 @@ def test_the_small_molecules(call, tmp_path, monkeypatch):
 def test_what_is_refused(call):
     with pytest.raises(SofteqValueError, match="unknown experiment"):
         call("md-feild")
+    with pytest.raises(SofteqValueError, match="an experiment has its own fields"):
+        call("md-field", "--preset", "smoke", "--field", "0.01")
+    with pytest.raises(SofteqValueError, match="field: expected a finite number"):
+        call("ethanol", "--preset", "smoke", "--field", "nan")
+    with pytest.raises(SofteqValueError, match="unknown preset 'tiny': expected one of smoke"):
+        call("aspirin", "--preset", "tiny")
     with pytest.raises(SofteqValueError, match="unknown preset"):
         call("md-field", "--preset", "tiny")
     with pytest.raises(SofteqValueError, match="jobs"):
