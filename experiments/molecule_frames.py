@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from experiments.bookkeeping import stream
 from experiments.data.molecules import Frames, load_rmd17, rmd17_file
-from experiments.data.trajectories import Sampling, in_field, trajectory, turned
+from experiments.data.trajectories import Sampling, in_field, is_kept, trajectory, turned
 from experiments.experiment import Config
-from softeq.errors import SofteqValueError
+from softeq.errors import SofteqValueError, SofteqWarning
 from softeq.groups import SO
 
 SHARES = (0.5, 0.2)
@@ -94,8 +95,13 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
 def _trajectory(
     molecule: str, field: float, directions: str, sampling: tuple[tuple[str, Any], ...]
 ) -> tuple[Frames, Frames]:
-    generate = in_field if directions == "uniform" else trajectory
-    frames = generate(molecule, field, how := Sampling(**dict(sampling)))
+    how = Sampling(**dict(sampling))
+    uniform = directions == "uniform"
+    if not is_kept(molecule, 0.0 if uniform else field, how):
+        steps = how.walks * (how.burn + how.frames * how.thin)
+        told = f"{molecule} has not walked yet: {steps} steps of its engine come first, in this process"
+        warnings.warn(f"{told}; `softeq data` makes them with all cores and a progress bar", SofteqWarning, stacklevel=2)
+    frames = (in_field if uniform else trajectory)(molecule, field, how)
     return frames, turned(frames, how, first_block=round(sum(SHARES) * how.walks))
 
 

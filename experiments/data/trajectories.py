@@ -89,6 +89,11 @@ def data_folder() -> Path:
     return Path("data") if found is None else found / "molecules"
 
 
+def is_kept(molecule: str, field: float, sampling: Sampling) -> bool:
+    """Whether `trajectory` finds the set in `data_folder`."""
+    return (data_folder() / f"{set_name(molecule, field, sampling)}.npz").exists()
+
+
 def set_name(molecule: str, field: float, sampling: Sampling) -> str:
     """A file's name that no other settings have."""
     key = json.dumps([METHOD, molecule, MOLECULES[molecule], float(field), asdict(sampling)], sort_keys=True)

@@ -10,8 +10,9 @@ from experiments import molecule_frames, molecule_run, molecules, registry
 from experiments.data import trajectories
 from experiments.data.walks import Sampling
 from experiments.molecule_plots import plot_fields
-from softeq.errors import SofteqError, SofteqValueError
+from softeq.errors import SofteqError, SofteqValueError, SofteqWarning
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*has not walked yet")
 TINY = {"walks": 8, "frames": 3, "burn": 4, "thin": 2}
 
 
@@ -46,6 +47,18 @@ def test_every_arm_runs(cache, variant):
     assert (metrics["weight_defect_mean@0"] < 1e-6) == variant.startswith("hard")
     assert (metrics["lee_ratio@0"] < 1e-6) == variant.startswith("hard")
     assert metrics["force_mae_mev_per_a@0"] == metrics["points"]["0"]["force_mae_mev_per_a"]
+
+
+def test_walks_that_a_run_must_make_are_told_of(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(trajectories, "data_folder", lambda: tmp_path)
+    own = config(seed=0)["points"][1]
+    own["sampling"]["seed"] = 5
+    with pytest.warns(SofteqWarning, match="ethanol has not walked yet: 80 steps .*softeq data"):
+        molecule_frames.frames_of(own)
+    molecule_frames._trajectory.cache_clear()
+    recwarn.clear()
+    molecule_frames.frames_of(own)
+    assert not [w for w in recwarn if w.category is SofteqWarning]
 
 
 def test_the_same_seed_gives_the_same_numbers(cache):
