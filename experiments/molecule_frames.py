@@ -100,7 +100,8 @@ def _trajectory(
     if not is_kept(molecule, 0.0 if uniform else field, how):
         steps = how.walks * (how.burn + how.frames * how.thin)
         told = f"{molecule} has not walked yet: {steps} steps of its engine come first, in this process"
-        warnings.warn(f"{told}; `softeq data` makes them with all cores and a progress bar", SofteqWarning, stacklevel=2)
+        message = f"{told}; `softeq data` makes them with all cores and a progress bar"
+        warnings.warn(message, SofteqWarning, stacklevel=2)
     frames = (in_field if uniform else trajectory)(molecule, field, how)
     return frames, turned(frames, how, first_block=round(sum(SHARES) * how.walks))
 
