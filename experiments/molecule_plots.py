@@ -14,10 +14,11 @@ from softeq.errors import SofteqError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_DEFECT = "weight_defect_mean"
 _ROWS = {
     "force_mae_mev_per_a": "force error, meV/Å",
     "turned_force_mae_mev_per_a": "force error, turned, meV/Å",
-    "weight_defect_mean": "weight defect",
+    _DEFECT: "weight defect",
 }
 _MARKERS = ("o", "s", "^", "D", "v")
 
@@ -81,4 +82,6 @@ def _panel(axes: Axes, records: Sequence[Record], key: str) -> None:
         low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
         axes.set_xticks(places)
         axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+    if key == _DEFECT:  # soft's is a hundredth of none's, hard's 0
+        axes.set_yscale("symlog", linthresh=1e-3)
     axes.set_ylim(bottom=0)
