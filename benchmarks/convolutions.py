@@ -1,6 +1,6 @@
 """Soft convolutions against ``nn.Conv2d`` of their size with an L2 penalty.
 
-``SoftR2Conv``: 64 -> 64 channels of regular fields of C4 and of C8, 5 x 5, batch 32 of 32 x 32 pictures. ``SoftConv2d``
+``SoftR2Conv``: 64 -> 64 channels of regular fields of C4 and of C8, 5 x 5, batch 32 of 32 x 32 images. ``SoftConv2d``
 local and lowrank: 16 -> 16 channels, 3 x 3, batch 32 of 16 x 16, as many weights as a local layer reasonably has. A
 training step is forward, backward (to the input too) and penalty, without an optimizer.
 
@@ -37,7 +37,7 @@ RANK = 4
 
 @dataclass(frozen=True)
 class Setting:
-    """Channels in and out, side of the square kernel, batch, side of the square pictures."""
+    """Channels in and out, side of the square kernel, batch, side of the square images."""
 
     channels: int = 64
     kernel: int = 5
@@ -123,17 +123,17 @@ def floors(setting: Setting = UNSHARED, rank: int = RANK) -> dict[str, dict[str,
     their gradients read or written once a pass (six times in all) and weights three times (forward, gradient of the
     input, gradient of the weight).
     """
-    positions, pictures = setting.side**2, setting.batch * setting.channels * setting.side**2
+    positions, images = setting.side**2, setting.batch * setting.channels * setting.side**2
     kernel = setting.channels**2 * setting.kernel**2
     bias = setting.channels * positions
     weights = {
         "local": kernel * positions + bias + kernel,
         "lowrank": (rank + 1) * kernel + rank * positions + bias,
     }
-    plain = 6 * pictures + 3 * (kernel + setting.channels)
+    plain = 6 * images + 3 * (kernel + setting.channels)
     operations = {"local": 1.0, "lowrank": float(rank + 1)}
     return {
-        form: {"operations_over_plain": operations[form], "bytes_over_plain": (6 * pictures + 3 * own) / plain}
+        form: {"operations_over_plain": operations[form], "bytes_over_plain": (6 * images + 3 * own) / plain}
         for form, own in weights.items()
     }
 

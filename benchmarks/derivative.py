@@ -42,9 +42,9 @@ def run(
     """Measures every model; memory in a process per arm.
 
     Args:
-        quick: the smallest model alone, one picture, three blocks, no memory.
+        quick: the smallest model alone, one image, three blocks, no memory.
         threads: the numbers of threads to measure time on; memory on one.
-        rows: pictures in the batch.
+        rows: images in the batch.
         models: timm names, random weights.
         blocks, block_seconds: see `interleaved`.
         device: ``cpu``, ``cuda`` or ``auto``.

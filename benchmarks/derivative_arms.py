@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from measure.lie_derivative import affine_derivatives
-from measure.prepare import measurable
+from softeq.measure.forward.prepare import measurable
+from softeq.measure.lie_derivative import affine_derivatives
 
 MODELS = ("resnet50", "vit_small_patch16_224", "convnext_tiny", "mixer_s16_224")
 BATCH = 4
@@ -52,7 +52,7 @@ def _forward(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _double_backward(model: nn.Module, x: Tensor) -> Tensor:
-    """d/dt at 0 of the model on pictures turned by t: ``(rows, classes)``, as the paper's code computes it."""
+    """d/dt at 0 of the model on images turned by t: ``(rows, classes)``, as the paper's code computes it."""
 
     def turned(t: Tensor) -> Tensor:
         zero = torch.zeros_like(t)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from benchmarks.naive import NaiveTwoPathways, l2_penalty
 from benchmarks.report import Report, Row, compared, in_both_modes, table
 from benchmarks.timing import interleaved, seconds_of
-from models.dynamics import uniform_rep
 from softeq import Prior, SoftLinear, fold, harden, prior_penalty
 from softeq.groups import O
+from softeq.models.dynamics import uniform_rep
 
 NAME = "layers"
 TWIN = "nn.Linear, L2"

@@ -15,11 +15,11 @@ from torch.nn.functional import mse_loss
 from benchmarks.naive import l2_penalty
 from benchmarks.report import Report, Row, compared, table
 from benchmarks.timing import cold_compiler, interleaved, seconds_of, using_threads
-from experiments.data.inertia import inertia_data
-from models.dynamics import SoftEMLP
-from models.mlp import MLP
 from softeq import Prior, Scalar, T, Vector, prior_penalty
+from softeq.experiments.data.inertia import inertia_data
 from softeq.groups import O
+from softeq.models.dynamics import SoftEMLP
+from softeq.models.mlp import MLP
 
 NAME = "networks"
 TWIN = "MLP, L2"

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.timing import Spread, cold_compiler, ratios, using_threads
-from experiments.record import provenance
+from softeq.experiments.engine.record import provenance
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ _BEGAN = time.perf_counter()
 
 from benchmarks import cases  # noqa: E402 - the clock starts before the imports
 from benchmarks.gauge import gauge, hand_back  # noqa: E402
-from models.dynamics import SoftEMLP, uniform_rep  # noqa: E402
 from softeq import Rep, Scalar, SoftLinear, T, Vector, equivariant_basis, equivariant_projector, gated  # noqa: E402
 from softeq.groups import SL, SO, Group, Lorentz, O, Permutation  # noqa: E402
+from softeq.models.dynamics import SoftEMLP, uniform_rep  # noqa: E402
 
 GROUPS: dict[str, Callable[[], Group]] = {
     "O(3)": lambda: O(3),

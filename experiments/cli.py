@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments import cli_audit, cli_data, plots, record, registry, render, runner, tables, work
-from experiments.experiment import Experiment
 from softeq.errors import SofteqError, SofteqWarning
+from softeq.experiments import cli_audit, cli_data
+from softeq.experiments.engine import record, registry, runner, work
+from softeq.experiments.engine.experiment import Experiment
+from softeq.experiments.show import plots, render, tables
 
 try:
     import rich  # noqa: F401  # typer's help and our bars need it
@@ -119,7 +121,7 @@ def run(
     jobs: Annotated[int, typer.Option(help="Worker processes, which share torch's threads.")] = 1,
 ) -> None:
     """Train the variants that --out does not hold yet and record each; the same command resumes."""
-    from experiments.display import Tally, display
+    from softeq.experiments.show.display import Tally, display
 
     chosen = registry.get(experiment)
     names = None if variants is None else [name for part in variants.split(",") if (name := part.strip())]

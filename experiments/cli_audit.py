@@ -42,16 +42,16 @@ def audit(
     batch_size: Annotated[str, typer.Option(help="Images at once; auto halves on out-of-memory.")] = "auto",
     limit: Annotated[int, typer.Option(help="Images at most.")] = 100,
     stencil: Annotated[str, typer.Option(help="bspline, fourier, central or reference.")] = "bspline",
-    boundary: Annotated[str, typer.Option(help="How pictures go on beyond their edge: mirror or periodic.")] = "mirror",
+    boundary: Annotated[str, typer.Option(help="How images go on beyond their edge: mirror or periodic.")] = "mirror",
     margin: Annotated[int, typer.Option(help="Pixels at the edge that do not move.")] = 0,
     layerwise: Annotated[bool, typer.Option("--layerwise", help="Also split the error over the modules.")] = False,
     seed: Annotated[int, typer.Option(help="Of random weights, noise, the control and the intervals.")] = 0,
     out: Annotated[Path, typer.Option(help="The folder of audit.jsonl, audit.csv and audit.html.")] = Path("runs"),
 ) -> None:
     """Measure the symmetry that networks have learned; the same command resumes."""
-    from experiments import audit as work
-    from experiments.audit_settings import Settings
-    from measure.flows import FLOWS
+    from softeq.experiments.audit import run as work
+    from softeq.experiments.audit.settings import Settings
+    from softeq.measure.motion.flows import FLOWS
 
     settings = Settings(
         images=images,
@@ -96,9 +96,9 @@ def audit(
 
 def _shown(names: list[str], settings: Any, out: Path) -> Any:
     """Run the audit with progress on the terminal, failures as they happen on stderr; its outcome."""
-    from experiments.audit import AuditEvent, run_audit
-    from experiments.audit_tally import AuditTally
-    from experiments.display import display
+    from softeq.experiments.audit.run import AuditEvent, run_audit
+    from softeq.experiments.audit.tally import AuditTally
+    from softeq.experiments.show.display import display
 
     tally = AuditTally(len(names), settings.norm, bars=sys.stderr.isatty())
     with display(tally) as show:
@@ -112,8 +112,8 @@ def _shown(names: list[str], settings: Any, out: Path) -> Any:
 
 
 def _interrupted(names: list[str], settings: Any, out: Path) -> None:
-    from experiments import audit as work
-    from experiments import record
+    from softeq.experiments.audit import run as work
+    from softeq.experiments.engine import record
 
     path = record.record_path(out, work.EXPERIMENT)
     held = len(record.read(path, warn=False))
@@ -150,7 +150,7 @@ def _fail(message: str) -> None:
 
 def list_models() -> None:
     """Print the packaged models and how to name others."""
-    from measure.sources import model_names
+    from softeq.measure.loading.sources import model_names
 
     for name, description in model_names().items():
         typer.echo(f"{name}\n    {description}")

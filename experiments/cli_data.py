@@ -43,8 +43,9 @@ def data(
 
 def _wanted(name: str, preset: str, field: float | None) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """The trajectories that are to be there, and the set of many molecules."""
-    from experiments import molecules, registry
-    from experiments.data.walks import MOLECULES
+    from softeq.experiments.data.walks import MOLECULES
+    from softeq.experiments.engine import registry
+    from softeq.experiments.molecules import field as molecules
 
     if name in MOLECULES:
         if preset not in molecules.SIZES:
@@ -67,8 +68,8 @@ def _wanted(name: str, preset: str, field: float | None) -> tuple[list[dict[str,
 
 
 def _trajectory(point: dict[str, Any], jobs: int) -> None:
-    from experiments.data.trajectories import data_folder, in_field, set_name, trajectory
-    from experiments.data.walks import Sampling
+    from softeq.experiments.data.trajectories import data_folder, in_field, set_name, trajectory
+    from softeq.experiments.data.walks import Sampling
 
     sampling = Sampling(**point["sampling"])
     uniform = point["directions"] == "uniform"
@@ -81,8 +82,8 @@ def _trajectory(point: dict[str, Any], jobs: int) -> None:
 
 
 def _molecules(source: dict[str, Any]) -> None:
-    from experiments.data.small_molecules import qm9_like
-    from experiments.data.trajectories import data_folder
+    from softeq.experiments.data.small_molecules import qm9_like
+    from softeq.experiments.data.trajectories import data_folder
 
     with _bar("molecules") as done:
         found = qm9_like(limit=source["limit"], done=done)

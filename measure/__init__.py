@@ -4,7 +4,13 @@ Lie derivatives follow Gruver, Finzi, Goldblum, Wilson, "The Lie Derivative for 
 (ICLR 2023), with the images' tangents from a declared stencil and the model's part by forward mode.
 """
 
-from measure.actions import (
+from softeq.measure.defect import equivariance_error, finite_step_curve
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.forward.prepare import measurable
+from softeq.measure.layerwise import LayerwiseResult, layerwise
+from softeq.measure.lee import assert_lee, local_equivariance_error
+from softeq.measure.lie_derivative import AffineDerivatives, affine_derivatives, derivatives, lie_derivative
+from softeq.measure.motion.actions import (
     Action,
     ImageMap,
     Invariant,
@@ -16,8 +22,7 @@ from measure.actions import (
     Vectors,
     infer_action,
 )
-from measure.defect import equivariance_error, finite_step_curve
-from measure.elements import (
+from softeq.measure.motion.elements import (
     Element,
     field_element,
     flip_horizontal,
@@ -30,14 +35,8 @@ from measure.elements import (
     rep_element,
     shift,
 )
-from measure.errors import NotMeasurable
-from measure.flows import COEFFICIENTS, FLOWS, GENERATORS, AffineFlow, Flow, resolve_flows
-from measure.layerwise import LayerwiseResult, layerwise
-from measure.lee import assert_lee, local_equivariance_error
-from measure.lie_derivative import AffineDerivatives, affine_derivatives, derivatives, lie_derivative
-from measure.prepare import measurable
-from measure.result import NORMS, LeeResult, concatenate
-from measure.spaces import (
+from softeq.measure.motion.flows import COEFFICIENTS, FLOWS, GENERATORS, AffineFlow, Flow, resolve_flows
+from softeq.measure.motion.spaces import (
     IrrepsFlow,
     LinearFlow,
     PointFlow,
@@ -47,7 +46,13 @@ from measure.spaces import (
     irreps_flows,
     point_flows,
 )
-from measure.stencils import BOUNDARIES, STENCILS
+from softeq.measure.motion.stencils import BOUNDARIES, STENCILS
+from softeq.measure.results.result import NORMS, LeeResult, concatenate
+
+if __name__ == "measure":  # imported by its folder's name, from a checkout
+    from softeq._names import same_modules
+
+    same_modules(__name__)
 
 __all__ = [
     "BOUNDARIES",

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from measure.actions import Action
-from measure.elements import (
+from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.forward.prepare import measurable
+from softeq.measure.motion.actions import Action
+from softeq.measure.motion.elements import (
     Element,
     field_element,
     flip_horizontal,
@@ -26,10 +29,7 @@ from measure.elements import (
     rep_element,
     shift,
 )
-from measure.errors import NotMeasurable
-from measure.flows import Flow, resolve_flows
-from measure.prepare import measurable
-from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.motion.flows import Flow, resolve_flows
 
 __all__ = [
     "STEPS",
@@ -65,7 +65,7 @@ def equivariance_error(
     """Per sample ``||f(g x) - g f(x)|| / max(||f(g x)||, ||g f(x)||)``: 0 for equivariant f, at most 2.
 
     Args:
-        f: a module, run as `measure.prepare.measurable` makes it, or any callable.
+        f: a module, run as `measure.forward.prepare.measurable` makes it, or any callable.
         x: ``(B, ...)``, floating and finite.
         element_in: how g moves inputs; it may change their shape if f takes the new one too.
         element_out: how g moves outputs ``(B, ...)``; ``None``: not at all.
@@ -89,7 +89,7 @@ def equivariance_error(
     if before.shape != after.shape:
         raise NotMeasurable(
             f"outputs of different shapes: f(g x) {tuple(after.shape)}, g f(x) {tuple(before.shape)}; give an "
-            "element_out that fits the output, or measure square pictures"
+            "element_out that fits the output, or measure square images"
         )
     error, size = _norm(after.double() - before.double()), torch.maximum(_norm(after), _norm(before))
     still = _norm(moved - x) == 0 if moved.shape == x.shape else torch.zeros_like(error, dtype=torch.bool)
@@ -112,7 +112,7 @@ def finite_step_curve(
     which grows like 1 / t, takes over: use float64 for small steps.
 
     Args:
-        f: a module, run as `measure.prepare.measurable` makes it, or any callable.
+        f: a module, run as `measure.forward.prepare.measurable` makes it, or any callable.
         x: ``(B, ...)``, floating and finite, as `flow_in` needs it.
         flow_in: a flow, or the name of one of FLOWS.
         flow_out: how the output should move: a flow, an Action that derives it from `flow_in`, or ``None``: not at all.
@@ -175,7 +175,7 @@ def _applied(f: Callable[[Tensor], Any], x: Tensor, moved: Tensor) -> Any:
             raise
         raise NotMeasurable(
             f"f takes {tuple(x.shape)} but not {tuple(moved.shape)}, to which the element moves it: a quarter turn "
-            "swaps height and width; measure square pictures"
+            "swaps height and width; measure square images"
         ) from error
 
 

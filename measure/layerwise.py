@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from measure.actions import Action
-from measure.errors import NotMeasurable
-from measure.lie_derivative import derivatives
-from measure.output import Output, output_space
-from measure.prepare import measurable
-from measure.settings import FlowChoice, Settings, settle
-from measure.trace import Call, CallTrace, Declared
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.forward.prepare import measurable
+from softeq.measure.forward.trace import Call, CallTrace, Declared
+from softeq.measure.lie_derivative import derivatives
+from softeq.measure.motion.actions import Action
+from softeq.measure.output import Output, output_space
+from softeq.measure.settings import FlowChoice, Settings, resolve
 
 _LISTED = 10  # of what could not be attributed, in the text
 WHOLE = ""  # the model's own name among the modules, as in nn.Module.named_modules()
@@ -167,7 +167,7 @@ def layerwise(
     """
     if not isinstance(model, nn.Module):
         raise SofteqTypeError(f"model: expected an nn.Module, whose parts share the error, got {type(model).__name__}")
-    settings, space = settle(flow, stencil, boundary, margin), output_space(output)
+    settings, space = resolve(flow, stencil, boundary, margin), output_space(output)
     prefix = getattr(model, "num_prefix_tokens", None) if prefix is None else prefix
     pieces = torch.split(x, batch_size or max(1, len(x)))
     with measurable(model):

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from measure.actions import Action
-from measure.errors import NotMeasurable
-from measure.flows import FLOWS
-from measure.forward_mode import push_forward
-from measure.lie_derivative import affine_derivatives, derivatives
-from measure.output import Output, output_space
-from measure.result import NORMS, LeeResult, concatenate
-from measure.settings import FlowChoice, Settings, settle
 from softeq.errors import SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.forward.forward_mode import push_forward
+from softeq.measure.lie_derivative import affine_derivatives, derivatives
+from softeq.measure.motion.actions import Action
+from softeq.measure.motion.flows import FLOWS
+from softeq.measure.output import Output, output_space
+from softeq.measure.results.result import NORMS, LeeResult, concatenate
+from softeq.measure.settings import FlowChoice, Settings, resolve
 
 __all__ = ["NORMS", "LeeResult", "assert_lee", "concatenate", "local_equivariance_error"]
 
@@ -78,14 +78,14 @@ def local_equivariance_error(
         chunk: tangents at once (None: all); fewer need less memory and more time.
         level: coverage of the intervals, in (0, 1).
 
-    Returns: a sample that its flow does not move (a blank picture), or at which f answers to nothing, is NaN.
+    Returns: a sample that its flow does not move (a blank image), or at which f answers to nothing, is NaN.
 
     Raises:
         NotMeasurable: f is constant, or NaN, or of an undeclared output, or no sample moves.
         SofteqValueError, SofteqTypeError: bad options or inputs.
     """
     _check(x, norm, batch_size, level)
-    settings, space = settle(flows, stencil, boundary, margin), output_space(output)
+    settings, space = resolve(flows, stencil, boundary, margin), output_space(output)
     measurement = _Measurement(f, space, settings, control, chunk, torch.Generator().manual_seed(seed))
     pieces = [measurement.of(part) for part in torch.split(x, batch_size or len(x))]
     _refuse_nothing(pieces)
@@ -197,7 +197,7 @@ def _norms(vectors: Tensor, size: Tensor, hidden: Tensor) -> dict[str, Tensor]:
 def _refuse_nothing(pieces: list[_Piece]) -> None:
     still, dead = torch.cat([p.still for p in pieces]), torch.cat([p.dead for p in pieces])
     if bool(still.all()):
-        raise NotMeasurable("x: no flow moves any of the samples (blank pictures?), so they say nothing about f")
+        raise NotMeasurable("x: no flow moves any of the samples (blank images?), so they say nothing about f")
     if bool(dead.all()):
         raise NotMeasurable(
             "f: it answers to no change of its input, not even to noise; a constant says nothing of symmetry. "
@@ -234,9 +234,7 @@ def assert_lee(
     missing = samples.isnan().sum(0).tolist()
     if any(missing):
         listed = ", ".join(f"{name}: {n}" for name, n in zip(result.flows, missing, strict=True) if n)
-        raise NotMeasurable(
-            f"assert_lee: samples without a value ({listed} of {len(result)}); leave blank pictures out"
-        )
+        raise NotMeasurable(f"assert_lee: samples without a value ({listed} of {len(result)}); leave blank images out")
     means = dict(zip(result.flows, samples.mean(0).tolist(), strict=True))
     failed = [f"{name} {value:.3g}" for name, value in means.items() if value > tolerance]
     if failed:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from measure.actions import Action
-from measure.errors import NotMeasurable
-from measure.flows import FLOWS, GENERATORS, AffineFlow, Flow, resolve_flows, tangents
-from measure.forward_mode import push_forward
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.forward.forward_mode import push_forward
+from softeq.measure.motion.actions import Action
+from softeq.measure.motion.flows import FLOWS, GENERATORS, AffineFlow, Flow, resolve_flows, tangents
 
 Flows = str | Flow | Iterable[str | Flow] | Mapping[str, Flow]
 
@@ -50,7 +50,7 @@ def lie_derivative(
     """d/dt at 0 of flow_out(f(flow_in(x, t)), -t), without a derivative through a resampler.
 
     Args:
-        f: the function. A module runs as `measure.prepare.measurable` makes it and is left as it was.
+        f: the function. A module runs as `measure.forward.prepare.measurable` makes it and is left as it was.
         x: (B, ...) floating and finite, as `flow_in` needs it: images (B, C, H, W) for FLOWS.
         flow_in: how the input moves: a name of FLOWS or a flow.
         flow_out: how the output should move: a flow, an Action that derives it from `flow_in`, or None: not at all.
@@ -119,7 +119,7 @@ def affine_derivatives(
         f: see `lie_derivative`.
         x: (B, C, H, W), floating and finite.
         action: how the output should move: an Action, or None: not at all.
-        stencil, boundary, margin: see `measure.flows.AffineFlow`.
+        stencil, boundary, margin: see `measure.motion.flows.AffineFlow`.
         extra: (k, B, C, H, W), more tangents that go through f with the six.
         chunk: tangents pushed at once, to save memory; None: all.
 

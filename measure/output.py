@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from measure.actions import Action, Invariant
-from measure.errors import NotMeasurable
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.motion.actions import Action, Invariant
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from measure.flows import AffineFlow, Flow, inside, resolve_flows
 from softeq.errors import SofteqValueError
+from softeq.measure.motion.flows import AffineFlow, Flow, inside, resolve_flows
 
 FlowChoice = str | Flow | Iterable[str | Flow] | Mapping[str, Flow]
 
@@ -61,9 +61,9 @@ class Settings:
         return drawn.to(x)
 
     def still(self, x: Tensor, coefficients: Tensor) -> Tensor:
-        """Whether pictures are the same along every axis along which a flow moves them.
+        """Whether images are the same along every axis along which a flow moves them.
 
-        Rounding leaves a stencil's derivative of a blank picture at 1e-8 rather than at 0, so the pixels are asked.
+        Rounding leaves a stencil's derivative of a blank image at 1e-8 rather than at 0, so the pixels are asked.
 
         Args:
             x: (B, ...) images.
@@ -73,8 +73,8 @@ class Settings:
             (B, k) bool, on the CPU.
         """
         height, width = self.image_size(x) or (1, 1)
-        pictures = x.movedim(-1, 1) if self.channels_last else x
-        flat = [(pictures == pictures.narrow(axis, 0, 1)).flatten(1).all(1).cpu() for axis in (-1, -2)]
+        images = x.movedim(-1, 1) if self.channels_last else x
+        flat = [(images == images.narrow(axis, 0, 1)).flatten(1).all(1).cpu() for axis in (-1, -2)]
         # translation, shear and stretch along an axis; the middle row or column of a single one has no shear or stretch
         in_x = torch.tensor([True, height > 1, width > 1])
         in_y = torch.tensor([True, width > 1, height > 1])
@@ -83,7 +83,7 @@ class Settings:
         return (flat[0][:, None] | ~along_columns) & (flat[1][:, None] | ~along_rows)
 
 
-def settle(flows: FlowChoice, stencil: str | None, boundary: str, margin: int) -> Settings:
+def resolve(flows: FlowChoice, stencil: str | None, boundary: str, margin: int) -> Settings:
     """Resolve `flows`, giving those of images one stencil, boundary and margin.
 
     Args:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from models.molecule_batches import molecule_batch
-from models.molecules import SoftPotential
 from softeq.errors import MissingExtraError, SofteqTypeError, SofteqValueError
+from softeq.models.molecule_batches import molecule_batch
+from softeq.models.molecules import SoftPotential
 
 try:
     from ase.calculators.calculator import Calculator, all_changes

@@ -7,10 +7,10 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from softeq._layout import turned
 from softeq.bilinear import PUBLISHED_SCALE, SoftBilinear
 from softeq.errors import SofteqValueError
 from softeq.groups import Group
-from softeq.layout import turned
 from softeq.linear import SoftLinear
 from softeq.nonlinearity import SoftGated, gated
 from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, Weights, check_width

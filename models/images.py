@@ -262,10 +262,10 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
     "resnet": ResNet,
     "vit": ViT,
-    "soft-resnet": _lazy("models.soft_images", "SoftResNet"),
-    "d-conv": _lazy("models.soft_images", "DConv"),
-    "steerable": _lazy("models.soft_steerable", "SteerableCNN"),
-    "soft-vit": _lazy("models.soft_vit", "SoftViT"),
+    "soft-resnet": _lazy("softeq.models.soft_images", "SoftResNet"),
+    "d-conv": _lazy("softeq.models.soft_images", "DConv"),
+    "steerable": _lazy("softeq.models.soft_steerable", "SteerableCNN"),
+    "soft-vit": _lazy("softeq.models.soft_vit", "SoftViT"),
 }
 
 

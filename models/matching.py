@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.images import build
 from softeq.errors import SofteqValueError
+from softeq.models.images import build
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._irreps_products import ExactBuffers
 from softeq.errors import SofteqValueError
 from softeq.irreps import as_irreps
-from softeq.irreps_products import ExactBuffers
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.molecule_batches import MoleculeBatch
-from models.molecule_layers import Constant, Harmonics, RadialNetwork, SoftChannelwise, natural_irreps
+from softeq._irreps_products import SoftGate
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.irreps import SoftO3Linear, as_irreps
-from softeq.irreps_products import SoftGate
+from softeq.models.molecule_batches import MoleculeBatch
+from softeq.models.molecule_layers import Constant, Harmonics, RadialNetwork, SoftChannelwise, natural_irreps
 from softeq.pathways import Weights, pathways_of
 
 GATE_GAIN = 2.0

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.images import _positive
 from softeq.conv import SoftConv2d
 from softeq.errors import SofteqValueError
+from softeq.models.images import _positive
 
 Size = tuple[int, int]
 
@@ -27,7 +27,7 @@ def check_size(size: Any) -> Size:
     """
     whole = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(n, int) for n in size)
     if not whole or min(size) < 1:
-        raise SofteqValueError(f"size: expected the pictures' (H, W), whole numbers of at least 1, got {size!r}")
+        raise SofteqValueError(f"size: expected the images' (H, W), whole numbers of at least 1, got {size!r}")
     return size[0], size[1]
 
 
@@ -147,7 +147,7 @@ class DConv(nn.Module):
         constraint: see above.
         residual, rank, padding_mode: see `softeq.SoftConv2d`.
         clip_logits: a ReLU on the logits, as in the published code. Off by default: it takes the gradient from every
-            class whose logit is below 0, and a picture all of whose logits are can never be learnt again.
+            class whose logit is below 0, and an image all of whose logits are can never be learnt again.
 
     The features of the hard network are equivariant; its head, as in the paper, sees positions.
 

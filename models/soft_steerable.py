@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from models.images import _positive
-from models.soft_images import Size, check_images, check_size, halved
 from softeq.errors import MissingExtraError, SofteqValueError
+from softeq.models.images import _positive
+from softeq.models.soft_images import Size, check_images, check_size, halved
 from softeq.steerable import SoftR2Conv
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class FieldMaximum(nn.Module):
 
 
 def halving(size: Size) -> nn.AvgPool2d:
-    """Averages over windows in steps of 2 that a flip of the picture maps onto each other.
+    """Averages over windows in steps of 2 that a flip of the image maps onto each other.
 
     Per axis 2 pixels where their number is even, and 3 where it is odd: windows of 2 would leave out the last pixel.
     """

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.images import _positive
-from models.soft_images import Size, check_images, check_size
 from softeq.attention import SoftAttention
 from softeq.errors import SofteqValueError
+from softeq.models.images import _positive
+from softeq.models.soft_images import Size, check_images, check_size
 
 
 class SoftTransformerBlock(nn.Module):

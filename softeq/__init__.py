@@ -1,5 +1,6 @@
 """softeq: layers that are equivariant as far as the data say so, under a prior that says how far."""
 
+from softeq._irreps_products import SoftGate, SoftTensorProduct
 from softeq.attention import SoftAttention
 from softeq.bilinear import SoftBilinear
 from softeq.conv import SoftConv2d
@@ -7,7 +8,6 @@ from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, Softe
 from softeq.fold import fold, harden, weight_defect
 from softeq.groups import Group
 from softeq.irreps import SoftO3Linear
-from softeq.irreps_products import SoftGate, SoftTensorProduct
 from softeq.linear import SoftLinear
 from softeq.nonlinearity import SoftGated, gated
 from softeq.pathways import MergedLayer, SoftLayer, SoftPathways

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from softeq._positions import POSITIONS, AbsolutePositions, PositionedAttention, Projections, masked, offset_classes
+from softeq._windows import pair
 from softeq.errors import SofteqValueError
 from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, MergedLayer, pathway_penalty, pathways_of
-from softeq.positions import POSITIONS, AbsolutePositions, PositionedAttention, Projections, masked, offset_classes
-from softeq.windows import pair
 
 _BIAS_STD = 0.02  # of the biases on logits, as vision transformers draw their positions
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from softeq._kernels import contract
+from softeq._layout import in_the_order_of, turned
 from softeq.errors import SofteqValueError
-from softeq.kernels import contract
-from softeq.layout import in_the_layout_of, turned
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
@@ -127,7 +127,7 @@ class EquivariantBilinear(nn.Module):
             for b, size in enumerate(self.layout_out.sizes)
         ]
         y = torch.cat(outputs)
-        return in_the_layout_of(x, y if self.order_out is None else y.index_select(0, self.order_out))
+        return in_the_order_of(x, y if self.order_out is None else y.index_select(0, self.order_out))
 
     def _maps(self, c: Contraction, parts: list[Tensor]) -> Tensor:
         """The input's tensors as matrices, ``(tensors, d_out, d_in, n)``."""
@@ -181,7 +181,7 @@ class ResidualBilinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(n, size_in)`` to ``(n, size_out)``."""
         left, right = x.T.index_select(0, self.pairs).chunk(2)
-        return in_the_layout_of(x, self.weight @ (left * right))
+        return in_the_order_of(x, self.weight @ (left * right))
 
 
 class SoftBilinear(SoftLayer):
@@ -229,7 +229,7 @@ class SoftBilinear(SoftLayer):
         flat = x.reshape(-1, self.rep_in.size)
         columns = turned(flat)
         outputs = [pathway(columns) for pathway in self.pathways.values()]
-        return in_the_layout_of(flat, sum(outputs[1:], outputs[0]).T).view(*x.shape[:-1], self.rep_out.size)
+        return in_the_order_of(flat, sum(outputs[1:], outputs[0]).T).view(*x.shape[:-1], self.rep_out.size)
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from softeq._residuals import RESIDUALS, Residual, uniform
+from softeq._windows import Window, check_channels, padding_of, pair
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.pathways import (
     EQUIVARIANT,
@@ -18,8 +20,6 @@ from softeq.pathways import (
     pathway_penalty,
     pathways_of,
 )
-from softeq.residuals import RESIDUALS, Residual, uniform
-from softeq.windows import Window, check_channels, padding_of, pair
 
 
 class SoftConv2d(MergedLayer):
@@ -28,7 +28,7 @@ class SoftConv2d(MergedLayer):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in ``nn.Conv2d``, whole numbers or
             pairs ``(vertical, horizontal)``.
-        size: ``(H, W)`` of the pictures, in pixels; input ``(N, in_channels, H, W)`` or ``(in_channels, H, W)``.
+        size: ``(H, W)`` of the images, in pixels; input ``(N, in_channels, H, W)`` or ``(in_channels, H, W)``.
             ``None`` where the layer is hard and takes any.
         padding_mode: ``"zeros"`` or ``"circular"``.
         bias: whether there is a bias: per channel ``(out,)``, and in the residual per channel and position.
@@ -49,7 +49,7 @@ class SoftConv2d(MergedLayer):
 
     What is equivariant. The hard layer's maps: convolutions with this kernel, stride and padding. With circular padding
     and stride 1 they commute with every shift; with zeros as far as the border is not reached. As matrices they are
-    those in which all copies of a kernel tap, one per output position at which it lies inside the picture, are equal:
+    those in which all copies of a kernel tap, one per output position at which it lies inside the image, are equal:
     the orthogonal projector takes each tap's mean over those positions. ``weight_defect`` is the distance to them in
     the Frobenius norm of the whole map.
 
@@ -63,7 +63,7 @@ class SoftConv2d(MergedLayer):
     1e-3: a product of two small factors would have hardly any gradient.
 
     Raises:
-        SofteqTypeError, SofteqValueError: a bad argument, by its name; a picture smaller than the kernel covers.
+        SofteqTypeError, SofteqValueError: a bad argument, by its name; an image smaller than the kernel covers.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class SoftConv2d(MergedLayer):
         if not isinstance(rank, int) or rank < 1:
             raise SofteqValueError(f"rank: expected a whole number of at least 1, got {rank!r}")
         if size is None and RESIDUAL in names:
-            raise SofteqValueError("size: expected the pictures' (H, W), as the residual has weights per position")
+            raise SofteqValueError("size: expected the images' (H, W), as the residual has weights per position")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.constraint, self.residual, self.rank, self.has_bias = constraint, residual, rank, bias
         self.window = Window(
@@ -116,7 +116,7 @@ class SoftConv2d(MergedLayer):
             if max(extent, padding) > n:
                 raise SofteqValueError(
                     f"kernel_size: with circular padding the kernel covers {self.window.extent} pixels, padded by "
-                    f"{self.window.padding}, of a picture of {self.size}: two taps would read one pixel; take a "
+                    f"{self.window.padding}, of an image of {self.size}: two taps would read one pixel; take a "
                     "smaller kernel or padding_mode='zeros'"
                 )
 
@@ -179,8 +179,8 @@ class SoftConv2d(MergedLayer):
             self.window.output_size((x.shape[-2], x.shape[-1]))
         elif tuple(x.shape[-2:]) != self.size:
             raise SofteqValueError(
-                f"x: expected pictures of the declared size ({wanted}), got shape {tuple(x.shape)}; build the layer "
-                "with size= of the pictures, as its residual has weights per position"
+                f"x: expected images of the declared size ({wanted}), got shape {tuple(x.shape)}; build the layer "
+                "with size= of the images, as its residual has weights per position"
             )
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softeq._sampling import Sampler, haar_orthogonal, sample_products, uniform_permutation, uniform_shift
 from softeq.errors import SofteqTypeError, SofteqValueError
-from softeq.sampling import Sampler, haar_orthogonal, sample_products, uniform_permutation, uniform_shift
 
 Generators = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[Sequence[Sequence[float]]]
 

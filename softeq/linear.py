@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from softeq._layout import linear
 from softeq.errors import SofteqTypeError, SofteqValueError
-from softeq.layout import linear
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._layout import features_after, is_feature_major
 from softeq.errors import SofteqValueError
-from softeq.layout import features_after, is_turned
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
@@ -48,7 +48,7 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., gated size)`` to ``(..., size)``."""
-        opened = x.T.index_select(0, self.gate_of).T if is_turned(x) else x.index_select(-1, self.gate_of)
+        opened = x.T.index_select(0, self.gate_of).T if is_feature_major(x) else x.index_select(-1, self.gate_of)
         return torch.sigmoid(opened) * features_after(x, self.gates)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from softeq._kernels import squared_norm
 from softeq.errors import SofteqTypeError, SofteqValueError
-from softeq.kernels import squared_norm
 from softeq.reps import Rep
 
 EQUIVARIANT = "equivariant"

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softeq._twins import Left, Seen, Twins, twin_of
 from softeq.errors import SofteqError, SofteqTypeError, SofteqValueError
 from softeq.pathways import SoftLayer
 from softeq.reps import Rep
-from softeq.twins import Left, Seen, Twins, twin_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def soften(
     Args:
         model: any network; it is not changed. Attention is recognised by its parts: ``qkv`` and ``proj`` or ``out``,
             and ``num_heads`` or ``heads``, as in timm; or it is ``nn.MultiheadAttention``, called without weights.
-        example: one batch that the model takes; it shows the size of the pictures, which residuals have weights for.
+        example: one batch that the model takes; it shows the size of the images, which residuals have weights for.
         residual: ``"dense"``, ``"local"`` or ``"lowrank"``, see ``SoftConv2d``; attention's is dense if this is, else
             low-rank.
         rank: of the low-rank residuals.

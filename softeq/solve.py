@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from softeq.cache import cached_invariants
+from softeq._cache import cached_invariants
+from softeq._kernels import Blocks, add_projection, split_squared_norm
 from softeq.errors import SofteqValueError
 from softeq.groups import Group
-from softeq.kernels import Blocks, add_projection, split_squared_norm
 from softeq.reps import Rep, Word, check_same_group, dual_word
 
 _DENSE_BASIS_LIMIT = 2**28  # float64 entries of equivariant_basis: 2 GiB

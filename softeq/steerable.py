@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from softeq._filters import BiasBasis, FilterBasis
+from softeq._planar import OPTIONS, field_type
+from softeq._residuals import uniform
+from softeq._windows import Window, check_channels, padding_of, pair
 from softeq.errors import SofteqTypeError, SofteqValueError
-from softeq.filters import BiasBasis, FilterBasis
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
@@ -24,9 +27,6 @@ from softeq.pathways import (
     pathway_penalty,
     pathways_of,
 )
-from softeq.planar import OPTIONS, field_type
-from softeq.residuals import uniform
-from softeq.windows import Window, check_channels, padding_of, pair
 
 if TYPE_CHECKING:
     from escnn.group import Representation
@@ -76,7 +76,7 @@ class SoftR2Conv(MergedLayer):
     tensors.
 
     What is equivariant. Under quarter turns and flips of the pixel grid, as far as they belong to the group, the hard
-    layer is exact to rounding (pictures must be square, and with a stride the windows must end at the last pixel);
+    layer is exact to rounding (images must be square, and with a stride the windows must end at the last pixel);
     between them it is as good as escnn's sampled filters. These are limited in frequency, so that fine filters
     that a quarter turn leaves alone count as part of the ``weight_defect`` too: widen ``frequencies_cutoff`` to keep
     them.

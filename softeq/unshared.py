@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from softeq.windows import Window
+from softeq._windows import Window
 
 
 def add_bias(y: Tensor, bias: Tensor | None) -> Tensor:

@@ -109,9 +109,9 @@ def test_the_wheel_alone_trains_a_layer(unpacked, tmp_path):
     assert result.stdout.strip() == "trained", result.stderr
 
 
-def test_the_wheel_holds_the_four_packages_and_says_that_it_is_typed(unpacked):
+def test_the_wheel_holds_one_package_and_says_that_it_is_typed(unpacked):
     top = {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")}
-    assert top == {"softeq", "models", "measure", "experiments"}
+    assert top == {"softeq"}
     assert (unpacked / "softeq" / "py.typed").exists()
 
 
@@ -125,4 +125,4 @@ def test_the_wheel_requires_torch_and_numpy_alone(unpacked):
 def test_the_wheel_brings_the_licence_and_the_command(unpacked):
     assert list(unpacked.glob("*.dist-info/licenses/LICENSE"))
     (scripts,) = unpacked.glob("*.dist-info/entry_points.txt")
-    assert "softeq = experiments.cli:main" in scripts.read_text()
+    assert "softeq = softeq.experiments.cli:main" in scripts.read_text()

@@ -1,6 +1,6 @@
-"""CIFAR-10 from the files that its author publishes: python pickles of uint8 pictures, read without running them.
+"""CIFAR-10 from the files that its author publishes: python pickles of uint8 images, read without running them.
 
-Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009): 50,000 training and 10,000 test pictures of
+Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009): 50,000 training and 10,000 test images of
 32 x 32 pixels and three colours in ten classes. No package ships them. The folder ``cifar-10-batches-py``, from the
 archive "CIFAR-10 python version" on the author's page or from torchvision's download, is named in the environment
 variable ``SOFTEQ_CIFAR10``.
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data.images import LabelledImages, Pool
-from experiments.data.plain_pickle import Call, Name, read_pickle
 from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError
+from softeq.experiments.data.images import LabelledImages, Pool
+from softeq.experiments.data.plain_pickle import Call, Name, read_pickle
 
 FOLDER_VARIABLE = "SOFTEQ_CIFAR10"
 """The environment variable that names the folder."""
@@ -54,7 +54,7 @@ def cifar10_folder() -> Path:
 
 
 def read_batch(path: str | Path) -> tuple[Tensor, Tensor]:
-    """The pictures of one file, uint8 ``(N, 3, 32, 32)``, red first, and their labels, int64 ``(N,)``.
+    """The images of one file, uint8 ``(N, 3, 32, 32)``, red first, and their labels, int64 ``(N,)``.
 
     Raises:
         SofteqError: the file is absent, cut off, corrupt or no batch, or would run code if it were unpickled.
@@ -65,7 +65,7 @@ def read_batch(path: str | Path) -> tuple[Tensor, Tensor]:
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
         raise SofteqError(f"{path}: expected a list of whole numbers under 'labels', got {_kind(labels)}; {_AGAIN}")
     if len(labels) != len(pixels):
-        raise SofteqError(f"{path}: expected a label per picture, got {len(pixels)} pictures, {len(labels)} labels")
+        raise SofteqError(f"{path}: expected a label per image, got {len(pixels)} images, {len(labels)} labels")
     if not 0 <= min(labels) <= max(labels) < CLASSES:
         raise SofteqError(f"{path}: expected labels 0 to {CLASSES - 1}, got {min(labels)} to {max(labels)}; {_AGAIN}")
     return pixels.reshape(-1, *SHAPE), torch.tensor(labels)
@@ -85,7 +85,7 @@ def class_names(path: str | Path) -> tuple[str, ...]:
 
 
 def read_cifar10(folder: str | Path) -> Pool:
-    """Training pictures and labels of all five files in their order, test pictures and labels.
+    """Training images and labels of all five files in their order, test images and labels.
 
     Raises:
         SofteqError: a file is absent or damaged, or ``batches.meta`` does not name ten classes.
@@ -95,36 +95,36 @@ def read_cifar10(folder: str | Path) -> Pool:
     if absent:
         raise SofteqError(f"{folder}: expected the files of CIFAR-10 in it, {', '.join(absent)} not found; {_GET_IT}")
     class_names(folder / META_FILE)
-    pictures, labels = zip(*(read_batch(folder / name) for name in TRAIN_FILES), strict=True)
-    return torch.cat(pictures), torch.cat(labels), *read_batch(folder / TEST_FILE)
+    images, labels = zip(*(read_batch(folder / name) for name in TRAIN_FILES), strict=True)
+    return torch.cat(images), torch.cat(labels), *read_batch(folder / TEST_FILE)
 
 
 def load_cifar10(
     sizes: tuple[int, int, int], generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> LabelledImages:
-    """CIFAR-10 with ``sizes`` rows for training, validation and testing, drawn as `split_pictures` says.
+    """CIFAR-10 with ``sizes`` rows for training, validation and testing, drawn as `split_images` says.
 
     Raises:
         MissingExtraError: the files are not here.
-        SofteqError: they are damaged; or `split_pictures` refuses the sizes or the dtype.
+        SofteqError: they are damaged; or `split_images` refuses the sizes or the dtype.
     """
-    return split_pictures("cifar10", read_cifar10(cifar10_folder()), sizes, generator, dtype)
+    return split_images("cifar10", read_cifar10(cifar10_folder()), sizes, generator, dtype)
 
 
-def split_pictures(
+def split_images(
     name: str, pool: Pool, sizes: tuple[int, int, int], generator: torch.Generator, dtype: torch.dtype
 ) -> LabelledImages:
-    """Pictures ``(N, C, H, W)`` in three splits, standardised by one mean and standard deviation for all channels.
+    """Images ``(N, C, H, W)`` in three splits, standardised by one mean and standard deviation for all channels.
 
     Training and validation rows are drawn without replacement from the pool's training part, test rows are the first of
     its test part.
 
     Args:
         name: of the data set.
-        pool: training pictures and labels, test pictures and labels; uint8 and int64.
+        pool: training images and labels, test images and labels; uint8 and int64.
         sizes: rows per split, each at least 1.
         generator: on the CPU.
-        dtype: floating, of the pictures.
+        dtype: floating, of the images.
 
     Raises:
         SofteqValueError: sizes that do not fit.
@@ -146,9 +146,9 @@ def split_pictures(
     pixels = x[rows].double() / 255
     mean, std = float(pixels.mean()), float(pixels.std())
     if pixels.min() == pixels.max():
-        raise SofteqError(f"{name}: all pixels of the training pictures are equal; get the files again")
+        raise SofteqError(f"{name}: all pixels of the training images are equal; get the files again")
     splits = ((x[rows], y[rows]), (x[rows_validation], y[rows_validation]), (x_test[:n_test], y_test[:n_test]))
-    inputs = [(((pictures.double() / 255 - mean) / std).to(dtype), labels) for pictures, labels in splits]
+    inputs = [(((images.double() / 255 - mean) / std).to(dtype), labels) for images, labels in splits]
     return LabelledImages(name, *inputs[0], *inputs[1], *inputs[2], mean=mean, std=std)
 
 

@@ -1,13 +1,13 @@
-"""Pictures that are turned or shifted by a dial, and labels that may depend on the turn or the shift.
+"""Images that are turned or shifted by a dial, and labels that may depend on the turn or the shift.
 
-A picture is drawn from a `LabelledImages`, cut to the disc that fits into it (for turns) and moved once: turned by an
+An image is drawn from a `LabelledImages`, cut to the disc that fits into it (for turns) and moved once: turned by an
 angle that is uniform in [-reach, reach] degrees, or placed on a larger canvas at whole pixels from the centre that are
-uniform in -reach .. reach - 1, down and to the right. Beyond the picture everything is black.
+uniform in -reach .. reach - 1, down and to the right. Beyond the image everything is black.
 
 Breaking. A share p of the classes, the labels below 10 p, depends on the motion: where the angle is negative
 (clockwise), or the shift is to the left, such a label y becomes y + 1 modulo 10. Half of all motions are such. A
-classifier that does not see the motion is therefore right at best for one half of these pictures: its best accuracy,
-on pictures that show their class beyond doubt, is 1 - p / 2, and without that restriction it is 1.
+classifier that does not see the motion is therefore right at best for one half of these images: its best accuracy,
+on images that show their class beyond doubt, is 1 - p / 2, and without that restriction it is 1.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, affine_grid, grid_sample
 
-from experiments.data.images import LabelledImages
 from softeq.errors import SofteqValueError
+from softeq.experiments.data.images import LabelledImages
 
 KINDS = ("rotation", "translation")
 LARGEST_TURN = 180.0
@@ -29,7 +29,7 @@ LARGEST_TURN = 180.0
 
 @dataclass(frozen=True)
 class Dial:
-    """How far pictures are moved, and how many classes depend on it.
+    """How far images are moved, and how many classes depend on it.
 
     Args:
         kind: ``"rotation"`` or ``"translation"``.
@@ -66,7 +66,7 @@ class Dial:
         return torch.randint(-reach, reach, (n, 2), generator=generator).double()
 
     def labels(self, y: Tensor, motions: Tensor, classes: int) -> Tensor:
-        """The labels ``(n,)`` of pictures of class ``y`` that were moved so."""
+        """The labels ``(n,)`` of images of class ``y`` that were moved so."""
         depends = y < round(self.breaking * classes)
         return torch.where(depends & (motions[:, -1] < 0).to(y.device), (y + 1) % classes, y)
 
@@ -76,44 +76,44 @@ class Dial:
         return 1 - share / 2
 
 
-def turned(pictures: Tensor, degrees: Tensor) -> Tensor:
-    """Pictures ``(n, 1, H, H)`` turned counterclockwise about their centres by ``(n,)`` degrees, bilinear, 0 outside.
+def turned(images: Tensor, degrees: Tensor) -> Tensor:
+    """Images ``(n, 1, H, H)`` turned counterclockwise about their centres by ``(n,)`` degrees, bilinear, 0 outside.
 
     Raises:
-        SofteqValueError: pictures that are not square.
+        SofteqValueError: images that are not square.
     """
-    if pictures.shape[-1] != pictures.shape[-2]:
-        raise SofteqValueError(f"pictures: expected square ones (n, 1, H, H) to turn, got {tuple(pictures.shape)}")
-    angle = degrees.to(pictures) * (math.pi / 180)
+    if images.shape[-1] != images.shape[-2]:
+        raise SofteqValueError(f"images: expected square ones (n, 1, H, H) to turn, got {tuple(images.shape)}")
+    angle = degrees.to(images) * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # Where a pixel's value comes from: rows point down, so that a counterclockwise turn by t reads at the point turned
     # by the matrix (cos, -sin; sin, cos) in the coordinates (column, row).
     back = torch.stack([torch.stack([cos, -sin, zero], -1), torch.stack([sin, cos, zero], -1)], 1)
-    grid = affine_grid(back, list(pictures.shape), align_corners=False)
-    return grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    grid = affine_grid(back, list(images.shape), align_corners=False)
+    return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def shifted(pictures: Tensor, shifts: Tensor, canvas: int) -> Tensor:
-    """Pictures ``(n, 1, h, w)`` on black ``canvas`` x ``canvas``, ``(n, 2)`` pixels down and right of the centre.
+def shifted(images: Tensor, shifts: Tensor, canvas: int) -> Tensor:
+    """Images ``(n, 1, h, w)`` on black ``canvas`` x ``canvas``, ``(n, 2)`` pixels down and right of the centre.
 
     The centre is the place that leaves as many pixels above as below, one fewer below where they are odd in number.
 
     Raises:
-        SofteqValueError: a picture that is not wholly on its canvas.
+        SofteqValueError: an image that is not wholly on its canvas.
     """
-    n, _, height, width = pictures.shape
+    n, _, height, width = images.shape
     top = shifts[:, 0].long() + (canvas - height + 1) // 2
     left = shifts[:, 1].long() + (canvas - width + 1) // 2
     outside = (top < 0) | (left < 0) | (top + height > canvas) | (left + width > canvas)
     if bool(outside.any()):
         raise SofteqValueError(
-            f"canvas: expected enough pixels for pictures of {height} x {width} shifted by up to "
+            f"canvas: expected enough pixels for images of {height} x {width} shifted by up to "
             f"{int(shifts.abs().max())}, got {canvas}"
         )
-    rows = (top.to(pictures.device)[:, None] + torch.arange(height, device=pictures.device))[:, :, None]
-    columns = (left.to(pictures.device)[:, None] + torch.arange(width, device=pictures.device))[:, None, :]
-    placed = pictures.new_zeros(n, 1, canvas, canvas)
-    placed[torch.arange(n, device=pictures.device)[:, None, None], 0, rows, columns] = pictures[:, 0]
+    rows = (top.to(images.device)[:, None] + torch.arange(height, device=images.device))[:, :, None]
+    columns = (left.to(images.device)[:, None] + torch.arange(width, device=images.device))[:, None, :]
+    placed = images.new_zeros(n, 1, canvas, canvas)
+    placed[torch.arange(n, device=images.device)[:, None, None], 0, rows, columns] = images[:, 0]
     return placed
 
 
@@ -125,24 +125,24 @@ def disc(size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Stage:
-    """How moved pictures become inputs.
+    """How moved images become inputs.
 
     Args:
         dial: what moves.
-        side: pixels per side of a picture: turned ones are averaged down to it after the turn, others before the shift.
-        canvas: of shifted pictures, in pixels.
+        side: pixels per side of an image: turned ones are averaged down to it after the turn, others before the shift.
+        canvas: of shifted images, in pixels.
     """
 
     dial: Dial
     side: int
     canvas: int = 0
 
-    def __call__(self, pictures: Tensor, motions: Tensor) -> Tensor:
-        """Pictures ``(n, 1, H, H)`` from 0, black, to 1, as inputs ``(n, 1, size, size)`` on the same scale."""
+    def __call__(self, images: Tensor, motions: Tensor) -> Tensor:
+        """Images ``(n, 1, H, H)`` from 0, black, to 1, as inputs ``(n, 1, size, size)`` on the same scale."""
         if self.dial.kind == "rotation":
-            whole = turned(pictures * disc(pictures.shape[-1]).to(pictures), motions[:, 0])
+            whole = turned(images * disc(images.shape[-1]).to(images), motions[:, 0])
             return adaptive_avg_pool2d(whole, self.side)
-        return shifted(adaptive_avg_pool2d(pictures, self.side), motions, self.canvas)
+        return shifted(adaptive_avg_pool2d(images, self.side), motions, self.canvas)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Dialled:
 
     Attributes:
         data: standardised inputs and labels.
-        x_moved, y_moved: the test pictures under the widest motion, with labels by the same rule.
+        x_moved, y_moved: the test images under the widest motion, with labels by the same rule.
         augment: the inputs of some training rows, moved anew over the whole range, with a generator on the CPU.
         best_invariant_accuracy: see `Dial`, of the test labels.
     """
@@ -166,25 +166,25 @@ class Dialled:
 def dialled(
     images: LabelledImages, stage: Stage, widest: float, generator: torch.Generator, *, test_seed: int = 0
 ) -> Dialled:
-    """Move the pictures of every split once.
+    """Move the images of every split once.
 
     Args:
         images: as loaded.
         stage: the point of the dial and the inputs' size.
         widest: reach of the motions of ``x_moved`` and of augmentation, at least the dial's.
-        generator: on the CPU; draws the motions of training and validation pictures.
-        test_seed: of the test pictures' motions, which are the same for every draw.
+        generator: on the CPU; draws the motions of training and validation images.
+        test_seed: of the test images' motions, which are the same for every draw.
 
     Raises:
-        SofteqValueError: pictures that are not square, smaller than ``stage.side``, or too large for the canvas; or
+        SofteqValueError: images that are not square, smaller than ``stage.side``, or too large for the canvas; or
             a ``widest`` below the dial's reach.
     """
     dial = stage.dial
     height, width = images.size
     if height != width:
-        raise SofteqValueError(f"images: expected square pictures, got {height} x {width}")
+        raise SofteqValueError(f"images: expected square images, got {height} x {width}")
     if not 1 <= stage.side <= height:
-        raise SofteqValueError(f"side: expected 1 to the pictures' {height} pixels, got {stage.side}")
+        raise SofteqValueError(f"side: expected 1 to the images' {height} pixels, got {stage.side}")
     if widest < dial.reach:
         raise SofteqValueError(f"widest: expected at least the dial's reach of {dial.reach}, got {widest}")
     far = replace(dial, reach=widest)
@@ -218,7 +218,7 @@ def _again(motions: Tensor, far: Dial, generator: torch.Generator) -> Tensor:
 
 
 def _pixels(images: LabelledImages, x: Tensor) -> Tensor:
-    """Standardised pictures on the scale from 0, black, to 1."""
+    """Standardised images on the scale from 0, black, to 1."""
     return x * images.std + images.mean
 
 

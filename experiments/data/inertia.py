@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from experiments.data.regression import Regression, split
 from softeq.errors import SofteqValueError
+from softeq.experiments.data.regression import Regression, split
 
 BODIES = 5
 SIZE_IN, SIZE_OUT = 4 * BODIES, 9

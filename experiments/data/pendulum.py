@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.data.regression import Regression, split
 from softeq.errors import MissingExtraError, SofteqValueError
+from softeq.experiments.data.regression import Regression, split
 
 SIZE = 12
 WIND = (0.08, 0.05, 0.0)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.molecules import archive
-from experiments.data.trajectories import ENGINE, data_folder, held
-from experiments.data.xtb import EXTRA, HARTREE, METHOD, Engine, embedded
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
+from softeq.experiments.data.molecules import archive
+from softeq.experiments.data.trajectories import ENGINE, data_folder, held
+from softeq.experiments.data.xtb import EXTRA, HARTREE, METHOD, Engine, embedded
 
 QM9_VARIABLE = "SOFTEQ_QM9"
 """The environment variable that names the folder with QM9's files, ``dsgdb9nsd_000001.xyz`` and so on."""

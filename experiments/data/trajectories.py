@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.molecules import Frames, load, save
-from experiments.data.walks import MOLECULES, Sampling, minimum, random_rotation, walk
-from experiments.data.xtb import FIELD_UNIT, METHOD, Engine
-from softeq.cache import cache_folder
+from softeq._cache import cache_folder
 from softeq.errors import SofteqError, SofteqValueError
+from softeq.experiments.data.molecules import Frames, load, save
+from softeq.experiments.data.walks import MOLECULES, Sampling, minimum, random_rotation, walk
+from softeq.experiments.data.xtb import FIELD_UNIT, METHOD, Engine
 
 ENGINE = "tblite"
 _TURNED = 200
@@ -84,7 +84,7 @@ def trajectory(
 
 
 def data_folder() -> Path:
-    """Where generated sets are kept: ``molecules`` in the folder of `softeq.cache`; without one, ``data`` here."""
+    """Where generated sets are kept: ``molecules`` in the folder of `softeq._cache`; without one, ``data`` here."""
     found = cache_folder()
     return Path("data") if found is None else found / "molecules"
 

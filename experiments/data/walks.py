@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.data.molecules import Frames
-from experiments.data.xtb import EXTRA, FIELD_UNIT, Engine, calculator, embedded
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
+from softeq.experiments.data.molecules import Frames
+from softeq.experiments.data.xtb import EXTRA, FIELD_UNIT, Engine, calculator, embedded
 
 MOLECULES = {"ethanol": "CCO", "malonaldehyde": "O=CC=CO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}
 """SMILES by name; malonaldehyde as its enol."""

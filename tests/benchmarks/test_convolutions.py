@@ -52,7 +52,7 @@ def test_summed_and_merged_agree_in_every_gradient():
 
 def test_the_floors_count_weights_and_operations():
     floors = convolutions.floors(Setting(channels=2, kernel=1, batch=1, side=1), rank=3)
-    # Pictures 2 numbers, kernel 4, bias 2: plain 12 + 18; local 12 + 3 * (4 + 2 + 4); lowrank 12 + 3 * (16 + 3 + 2).
+    # Images 2 numbers, kernel 4, bias 2: plain 12 + 18; local 12 + 3 * (4 + 2 + 4); lowrank 12 + 3 * (16 + 3 + 2).
     assert floors["local"] == {"operations_over_plain": 1.0, "bytes_over_plain": pytest.approx(42 / 30)}
     assert floors["lowrank"] == {"operations_over_plain": 4.0, "bytes_over_plain": pytest.approx(75 / 30)}
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import derivative
 from benchmarks.derivative_arms import CHUNKED, FORWARD, NINE, PUBLISHED, arm, prepared
-from measure import FLOWS, lie_derivative
+from softeq.measure import FLOWS, lie_derivative
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def test_the_arms_compute_what_they_say(small):
         arm("all", model, x)
 
 
-def test_the_published_way_turns_the_picture(small):
-    # Smooth pictures: there the published kink and the reference stencil differ little from each other.
+def test_the_published_way_turns_the_image(small):
+    # Smooth images: there the published kink and the reference stencil differ little from each other.
     model, _ = small
     line = torch.linspace(0, 3, 224)
     x = (line.sin()[:, None] + line.cos()[None]).expand(1, 3, 224, 224).contiguous()

@@ -5,9 +5,9 @@ import torch
 
 from benchmarks import layers
 from benchmarks.naive import NaiveTwoPathways, l2_penalty
-from models.dynamics import uniform_rep
 from softeq import SoftLinear, prior_penalty
 from softeq.groups import SL, O
+from softeq.models.dynamics import uniform_rep
 
 CHANNELS = 48
 SAME_WEIGHT = ["projected", "pathways", "naive two pathways"]

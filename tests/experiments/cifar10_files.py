@@ -32,12 +32,12 @@ def labels_list(labels):
 
 
 def batch(pixels, labels, /, **changes):
-    """A batch of pictures ``(N, 3072)``; ``changes`` replace the pickled value of a key, None leaves it out."""
+    """A batch of images ``(N, 3072)``; ``changes`` replace the pickled value of a key, None leaves it out."""
     parts = {
         "batch_label": text("training batch 1 of 5"),
         "labels": labels_list(labels),
         "data": array(bytes(pixels.flatten().tolist()), pixels.shape),
-        "filenames": b"](" + b"".join(text(f"picture_{k}.png") for k in range(len(labels))) + b"e",
+        "filenames": b"](" + b"".join(text(f"image_{k}.png") for k in range(len(labels))) + b"e",
     } | changes
     items = b"".join(text(key) + value for key, value in parts.items() if value is not None)
     return b"\x80\x02}q\x01(" + items + b"u."
@@ -50,7 +50,7 @@ def meta(names=NAMES):
 
 
 def write_folder(folder, per_batch=4, n_test=6):
-    """All seven files with random pictures; gives training pictures and labels, test pictures and labels."""
+    """All seven files with random images; gives training images and labels, test images and labels."""
     generator = torch.Generator().manual_seed(3)
     (folder / "batches.meta").write_bytes(meta())
     pool = []

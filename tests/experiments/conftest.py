@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments import record, registry
+from softeq.experiments.engine import record, registry
 
 HERE = Path(__file__).parent
 # SIGINT may come ignored from the shell that started the tests; a user's shell does not do that.
 DRIVER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from experiments import cli, registry
+from softeq.experiments import cli
+from softeq.experiments.engine import registry
 registry.SOURCES = ("toy_experiment",)
 sys.exit(cli.main())
 """

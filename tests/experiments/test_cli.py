@@ -7,7 +7,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from experiments import cli, record
+from softeq.experiments import cli
+from softeq.experiments.engine import record
 
 ALIVE = {"TOY_DELAY": "0.3"}
 

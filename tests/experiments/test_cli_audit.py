@@ -8,7 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from experiments import cli, record
+from softeq.experiments import cli
+from softeq.experiments.engine import record
 
 MODEL = "toy_models:cnn"
 FLAGS = ("--images", "noise", "--limit", "2", "--flows", "rotation, scale")
@@ -87,8 +88,8 @@ def test_one_model_fails_and_the_others_go_on(call, tmp_path):
         ([MODEL, "--batch-size", "0"], "batch-size: expected 1 or more, got 0"),
         ([MODEL, "--limit", "0"], "limit: expected 1 or more, got 0"),
         ([MODEL, "--images", "nowhere"], "expected demo, noise or a folder, got 'nowhere'"),
-        ([MODEL, "--images", "empty"], "empty holds no picture"),
-        ([MODEL, "--images", "torn"], "none of the 1 files in torn can be used: a.png: not a readable picture"),
+        ([MODEL, "--images", "empty"], "empty holds no image"),
+        ([MODEL, "--images", "torn"], "none of the 1 files in torn can be used: a.png: not a readable image"),
         ([MODEL, "--out", "file/runs"], "cannot write to the output folder file/runs"),
         ([MODEL, "--weights", "nowhere.pt"], "nowhere.pt"),
         ([MODEL, "--weights", "packaged"], "has no packaged weights"),

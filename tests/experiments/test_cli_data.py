@@ -4,11 +4,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from experiments import cli_data, molecules, registry
-from experiments.data import small_molecules, trajectories
-from experiments.data.walks import Sampling
-from experiments.molecule_frames import frames_of
 from softeq.errors import SofteqValueError
+from softeq.experiments import cli_data
+from softeq.experiments.data import small_molecules, trajectories
+from softeq.experiments.data.walks import Sampling
+from softeq.experiments.engine import registry
+from softeq.experiments.molecules import field as molecules
+from softeq.experiments.molecules.frames import frames_of
 
 
 @pytest.fixture
@@ -20,7 +22,9 @@ def call(monkeypatch, tmp_path):
         "SIZES",
         {"smoke": molecules.Size(1, fields=(0.0, 0.02), sampling=Sampling(walks=3, frames=2, burn=2, thin=1))},
     )
-    monkeypatch.setattr(registry, "SOURCES", ("experiments.molecules", "experiments.molecule_sets"))
+    monkeypatch.setattr(
+        registry, "SOURCES", ("softeq.experiments.molecules.field", "softeq.experiments.molecules.sets")
+    )
     app = typer.Typer()
     app.command()(cli_data.data)
 

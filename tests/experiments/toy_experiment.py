@@ -9,8 +9,8 @@ import os
 import signal
 import time
 
-from experiments.experiment import Column, Experiment
 from softeq.errors import SofteqError
+from softeq.experiments.engine.experiment import Column, Experiment
 
 VARIANTS = ("hard", "soft", "diverges")
 

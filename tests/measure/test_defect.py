@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from measure.actions import ImageMap, Pick, UnderRep, Vectors
-from measure.defect import (
+from softeq import Scalar, T, Vector
+from softeq._planar import escnn_at_work
+from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.groups import SO, Cyclic, Dihedral, Lorentz, O, Permutation, SO13p, Z
+from softeq.measure.defect import (
     Element,
     equivariance_error,
     field_element,
@@ -19,17 +22,14 @@ from measure.defect import (
     rep_element,
     shift,
 )
-from measure.errors import NotMeasurable
-from measure.fields import fibre_matrix
-from measure.flows import FLOWS
-from measure.lie_derivative import lie_derivative
-from measure.spaces import group_flows, point_flows
-from models.dynamics import SoftEMLP
-from softeq import Scalar, T, Vector
-from softeq.errors import SofteqTypeError, SofteqValueError
-from softeq.groups import SO, Cyclic, Dihedral, Lorentz, O, Permutation, SO13p, Z
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.lie_derivative import lie_derivative
+from softeq.measure.motion.actions import ImageMap, Pick, UnderRep, Vectors
+from softeq.measure.motion.fields import fibre_matrix
+from softeq.measure.motion.flows import FLOWS
+from softeq.measure.motion.spaces import group_flows, point_flows
+from softeq.models.dynamics import SoftEMLP
 from softeq.pathways import RESIDUAL
-from softeq.planar import escnn_at_work
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -58,7 +58,7 @@ def test_integer_shifts_of_a_circular_convolution_and_of_an_ordinary_one():
         equivariance_error(halved, x, shift(4, 1), lambda y: y[..., :2])
 
 
-def test_quarter_turns_of_pictures_that_are_not_square():
+def test_quarter_turns_of_images_that_are_not_square():
     x = normal(3, 3, 8, 12)
     convolution = nn.Conv2d(3, 2, 3, padding=1).double()
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_quarter_turns_of_pictures_that_are_not_square():
     turn = quarter_turn(1)
     assert equivariance_error(convolution, x, turn, turn).max() < 1e-12
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(288, 2)).double()
-    errors = equivariance_error(fixed, x, turn)  # a flattened picture takes the turned one too, and differs
+    errors = equivariance_error(fixed, x, turn)  # a flattened image takes the turned one too, and differs
     assert errors.min() > 0.01
 
     def sized(z):
@@ -192,7 +192,7 @@ def test_one_point_alone_has_no_distances_to_compare():
 
 def test_samples_that_show_nothing_are_nan_and_never_zero():
     x = normal(3, 2, 5, 5)
-    x[1] = 0.7  # a blank picture
+    x[1] = 0.7  # a blank image
     errors = equivariance_error(lambda z: z.mean((2, 3)), x, quarter_turn(1))
     assert errors.isnan().tolist() == [False, True, False]
     assert equivariance_error(lambda z: z[:, :, 0], x, quarter_turn(1)).isnan().tolist() == [False, True, False]
@@ -247,7 +247,7 @@ def test_an_entry_of_the_output_is_selected():
         (lambda x, f: equivariance_error(f, x * torch.nan, quarter_turn(1)), SofteqValueError, "NaN"),
         (lambda x, f: equivariance_error(f, x[:0], quarter_turn(1)), SofteqValueError, "at least one sample"),
         (lambda x, f: equivariance_error(f, x.long(), quarter_turn(1)), SofteqTypeError, "floating"),
-        (lambda x, f: equivariance_error(f, x[:, 0], quarter_turn(1)), SofteqValueError, "moves pictures"),
+        (lambda x, f: equivariance_error(f, x[:, 0], quarter_turn(1)), SofteqValueError, "moves images"),
         (lambda x, f: finite_step_curve(f, x, "rotation", steps=()), SofteqValueError, "steps"),
         (lambda x, f: finite_step_curve(f, x, "rotation", steps=(0.1, 0.0)), SofteqValueError, "steps"),
         (lambda x, f: finite_step_curve(f, x, "rotation", steps=(torch.inf,)), SofteqValueError, "steps"),
@@ -281,19 +281,19 @@ def curve_cases():
     rep = (2 * Vector + Scalar)(SO(3))
     torch.manual_seed(0)
     soft = enlarged(SoftEMLP(rep, (Vector + T(2))(SO(3)), channels=24, layers=1, constraint="soft").double())
-    pictures, net = normal(2, 3, 12, 16), smooth()
+    images, net = normal(2, 3, 12, 16), smooth()
     points = normal(3, 4, 3)
     return {
-        "picture": (net, pictures, "rotation", ImageMap()),
-        "picture, invariant": (lambda z: net(z).mean((2, 3)), pictures, "translation_y", None),
-        "picture, a flow": (net[:2], pictures, FLOWS["scale"], FLOWS["scale"]),
+        "image": (net, images, "rotation", ImageMap()),
+        "image, invariant": (lambda z: net(z).mean((2, 3)), images, "translation_y", None),
+        "image, a flow": (net[:2], images, FLOWS["scale"], FLOWS["scale"]),
         "vectors": (soft, normal(4, rep.size), group_flows(rep)[1], UnderRep((Vector + T(2))(SO(3)))),
         "points": (lambda z: z.mean(1).tanh(), points, point_flows(3)[4], Vectors()),
         "entry": (lambda z: (None, z.mean(1).tanh()), points, point_flows(3)[4], Pick(1, Vectors())),
     }
 
 
-CURVES = ["picture", "picture, invariant", "picture, a flow", "vectors", "points", "entry"]
+CURVES = ["image", "image, invariant", "image, a flow", "vectors", "points", "entry"]
 
 
 @pytest.mark.parametrize("name", CURVES)

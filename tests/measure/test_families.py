@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from measure import Flow, derivatives
-from measure.sources import load_model
+from softeq.measure import Flow, derivatives
+from softeq.measure.loading.sources import load_model
 
 # Zero at timm's initialisation, the head or every block: its weights are shaken to say something of its derivative.
 ZERO_AT_START = {"mixer", "resmlp", "hiera"}

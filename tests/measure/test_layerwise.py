@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from measure.actions import ImageMap, Invariant, Pick
-from measure.errors import NotMeasurable
-from measure.flows import FLOWS
-from measure.layerwise import layerwise
-from measure.lie_derivative import lie_derivative
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.layerwise import layerwise
+from softeq.measure.lie_derivative import lie_derivative
+from softeq.measure.motion.actions import ImageMap, Invariant, Pick
+from softeq.measure.motion.flows import FLOWS
 
 PERIODIC = {"boundary": "periodic", "stencil": "fourier"}
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from measure.actions import ImageMap, Pick, Points
-from measure.errors import NotMeasurable
-from measure.flows import COEFFICIENTS, FLOWS, GENERATORS
-from measure.lee import assert_lee, local_equivariance_error
-from measure.lie_derivative import affine_derivatives, lie_derivative
-from measure.result import NORMS
-from measure.spaces import point_flows
 from softeq.errors import SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.lee import assert_lee, local_equivariance_error
+from softeq.measure.lie_derivative import affine_derivatives, lie_derivative
+from softeq.measure.motion.actions import ImageMap, Pick, Points
+from softeq.measure.motion.flows import COEFFICIENTS, FLOWS, GENERATORS
+from softeq.measure.motion.spaces import point_flows
+from softeq.measure.results.result import NORMS
 
 SHIFTS = ["translation_x", "translation_y"]
 PERIODIC = {"boundary": "periodic", "stencil": "fourier"}
@@ -213,7 +213,7 @@ def test_channels_last_input_gives_the_same():
     assert last.image_size == (9, 11)
 
 
-def test_maps_move_with_the_picture_and_a_mask_breaks_that():
+def test_maps_move_with_the_image_and_a_mask_breaks_that():
     conv = nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular", dtype=torch.float64)
     mask = torch.linspace(0.5, 1.5, 11, dtype=torch.float64)
     good = local_equivariance_error(conv, images(), SHIFTS, output=ImageMap(), **PERIODIC)

@@ -1,13 +1,13 @@
-"""What local_equivariance_error makes of models and pictures that cannot be measured, and of bad options."""
+"""What local_equivariance_error makes of models and images that cannot be measured, and of bad options."""
 
 import pytest
 import torch
 from torch import nn
 
-from measure.errors import NotMeasurable
-from measure.lee import local_equivariance_error
-from measure.result import NORMS
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.lee import local_equivariance_error
+from softeq.measure.results.result import NORMS
 
 
 def images(b=4, c=2, h=9, w=11, dtype=torch.float64, seed=0):
@@ -47,7 +47,7 @@ def test_a_sample_at_which_the_model_answers_to_nothing_is_nan():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_blank_picture_is_nan_and_nothing_but_blank_ones_is_refused(dtype):
+def test_a_blank_image_is_nan_and_nothing_but_blank_ones_is_refused(dtype):
     model, x = smooth_cnn(dtype), images(dtype=dtype)
     x[2] = 0.7
     result = local_equivariance_error(model, x)
@@ -61,7 +61,7 @@ def test_a_blank_picture_is_nan_and_nothing_but_blank_ones_is_refused(dtype):
         local_equivariance_error(model, x[2:3])
 
 
-def test_a_striped_picture_is_nan_along_its_stripes_alone():
+def test_a_striped_image_is_nan_along_its_stripes_alone():
     x = images()
     x[0] = x[0, :, :, :1]  # the same in every column
     result = local_equivariance_error(smooth_cnn(), x)

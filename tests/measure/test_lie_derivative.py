@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from measure.actions import ImageMap, Invariant, Pick
-from measure.errors import NotMeasurable
-from measure.flows import COEFFICIENTS, FLOWS, GENERATORS
-from measure.lie_derivative import affine_derivatives, derivatives, lie_derivative
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.lie_derivative import affine_derivatives, derivatives, lie_derivative
+from softeq.measure.motion.actions import ImageMap, Invariant, Pick
+from softeq.measure.motion.flows import COEFFICIENTS, FLOWS, GENERATORS
 
 PERIODIC = {name: flow.with_(boundary="periodic") for name, flow in FLOWS.items()}
 BUFFER = torch.zeros(2, 3, 8, 8, dtype=torch.float64)
@@ -302,8 +302,8 @@ def test_settings_reach_the_flows():
 
 def test_channels_last_images():
     x, flow = noise(2, 8, 9, 3), FLOWS["scale"].with_(channels_last=True)
-    settled = [f.with_(channels_last=True) for f in FLOWS.values()]
-    _, found = derivatives(torch.sin, x, settled)
+    resolved = [f.with_(channels_last=True) for f in FLOWS.values()]
+    _, found = derivatives(torch.sin, x, resolved)
     torch.testing.assert_close(found[3], lie_derivative(torch.sin, x, flow))
     torch.testing.assert_close(found[3], x.cos() * flow.tangent(x))
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from measure.actions import ImageMap, Invariant, Pick
-from measure.errors import NotMeasurable
-from measure.output import output_space
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.motion.actions import ImageMap, Invariant, Pick
+from softeq.measure.output import output_space
 
 LOGITS = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
 

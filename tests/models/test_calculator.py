@@ -12,10 +12,10 @@ from ase.build import molecule
 from ase.calculators.calculator import Calculator
 from ase.md.verlet import VelocityVerlet
 
-from models.calculator import PotentialCalculator
-from models.molecule_batches import molecule_batch
-from models.molecules import SoftPotential
 from softeq.errors import MissingExtraError, SofteqTypeError, SofteqValueError
+from softeq.models.calculator import PotentialCalculator
+from softeq.models.molecule_batches import molecule_batch
+from softeq.models.molecules import SoftPotential
 
 FIELD = (0.0, 0.2, 0.5)
 
@@ -118,6 +118,6 @@ def test_without_ase_the_extra_is_named(monkeypatch):
         return original(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    monkeypatch.delitem(sys.modules, "models.calculator")
+    monkeypatch.delitem(sys.modules, "softeq.models.calculator")
     with pytest.raises(MissingExtraError, match=r"pip install 'softeq\[molecules\]'"):
-        importlib.import_module("models.calculator")
+        importlib.import_module("softeq.models.calculator")

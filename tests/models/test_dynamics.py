@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.dynamics import SoftEMLP, uniform_rep
 from softeq import (
     Prior,
     Scalar,
@@ -24,6 +23,7 @@ from softeq import (
     prior_penalty,
     weight_defect,
 )
+from softeq.models.dynamics import SoftEMLP, uniform_rep
 from softeq.testing import equivariance_errors
 
 O3 = groups.O(3)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.hamiltonian import HNN, Trajectories, integrate
-from models.mlp import MLP
 from softeq.errors import SofteqValueError
+from softeq.models.hamiltonian import HNN, Trajectories, integrate
+from softeq.models.mlp import MLP
 
 
 class Oscillator(nn.Module):

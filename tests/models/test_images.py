@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.images import MODELS, Attention, ConvNet, ResidualBlock, ResNet, ViT, build
 from softeq.errors import SofteqValueError
+from softeq.models.images import MODELS, Attention, ConvNet, ResidualBlock, ResNet, ViT, build
 
 CONFIGS = {
     "stride": {"name": "convnet", "channels": (4, 6), "down": "stride", "head": "average", "activation": "gelu"},

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models import build, matched
-from models.matching import count_parameters
 from softeq.errors import SofteqValueError
+from softeq.models import build, matched
+from softeq.models.matching import count_parameters
 
 CONFIGS = {
     "resnet-soft": ("soft-resnet", {"size": (9, 10), "constraint": "soft"}),

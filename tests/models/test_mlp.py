@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.mlp import MLP, count_parameters, matched_channels
 from softeq.errors import SofteqValueError
+from softeq.models.mlp import MLP, count_parameters, matched_channels
 
 
 def parameters(model):

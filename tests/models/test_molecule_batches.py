@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.molecule_batches import molecule_batch
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.models.molecule_batches import molecule_batch
 
 WATER = torch.tensor([[0.0, 0.0, 0.12], [0.0, 0.76, -0.48], [0.0, -0.76, -0.48]], dtype=torch.float64)
 ATOMS = torch.tensor([8, 1, 1])

@@ -7,9 +7,9 @@ import torch
 from e3nn import o3
 from torch.func import hessian, jacrev
 
-from models.molecule_layers import Harmonics, RadialNetwork, SoftChannelwise, natural_irreps
 from softeq import Prior, fold, harden, prior_penalty, weight_defect
 from softeq.errors import SofteqValueError
+from softeq.models.molecule_layers import Harmonics, RadialNetwork, SoftChannelwise, natural_irreps
 
 
 def matrices(irreps, elements):

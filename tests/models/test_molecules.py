@@ -4,9 +4,9 @@ import pytest
 import torch
 from e3nn import o3
 
-from models.molecule_batches import molecule_batch
-from models.molecules import SoftPotential
 from softeq import Prior, fold, harden, prior_penalty, weight_defect
+from softeq.models.molecule_batches import molecule_batch
+from softeq.models.molecules import SoftPotential
 from softeq.pathways import SoftLayer
 
 CONSTRAINTS = ("hard", "soft", "none")

@@ -5,9 +5,9 @@ import builtins
 import pytest
 import torch
 
-from models.molecule_batches import molecule_batch
-from models.molecules import SoftPotential
 from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError
+from softeq.models.molecule_batches import molecule_batch
+from softeq.models.molecules import SoftPotential
 
 SPECIES = (1, 6, 8)
 FIELD = [0.2, -0.3, 0.5]

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from models.soft_images import DConv, SoftResNet
-from softeq import Prior, fold, harden, prior_penalty, weight_defect
+from softeq import Prior, fold, harden, models, prior_penalty, weight_defect
 from softeq.errors import SofteqError, SofteqValueError
+from softeq.models.soft_images import DConv, SoftResNet
 
 CONSTRAINTS = ("soft", "hard", "none")
 
@@ -41,7 +40,7 @@ def test_the_published_parameter_counts_for_cifar(constraint, published):
 @pytest.mark.parametrize("constraint", CONSTRAINTS)
 @pytest.mark.parametrize("residual", ["local", "lowrank", "dense"])
 @pytest.mark.parametrize("name", ["soft-resnet", "d-conv"])
-def test_pictures_of_any_shape_give_logits_and_the_folded_network_gives_the_same(name, residual, constraint):
+def test_images_of_any_shape_give_logits_and_the_folded_network_gives_the_same(name, residual, constraint):
     size = (7, 10)
     model = models.build(
         name, size=size, in_channels=2, classes=5, width=2, constraint=constraint, residual=residual, rank=2
@@ -110,15 +109,15 @@ def test_a_relu_on_the_logits_is_an_option():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "soft-resnet", "size": 28}, "size: expected the pictures' .H, W."),
-        ({"name": "soft-resnet", "size": (28, 0)}, "size: expected the pictures' .H, W."),
+        ({"name": "soft-resnet", "size": 28}, "size: expected the images' .H, W."),
+        ({"name": "soft-resnet", "size": (28, 0)}, "size: expected the images' .H, W."),
         ({"name": "soft-resnet", "width": 0}, "width: expected integers of at least 1, got 0"),
         ({"name": "soft-resnet", "blocks": 0}, "blocks: expected integers of at least 1"),
         ({"name": "soft-resnet", "constraint": "firm"}, "constraint: expected 'soft', 'hard' or 'none'"),
         ({"name": "soft-resnet", "residual": "sparse"}, "residual: expected one of"),
         ({"name": "soft-resnet", "size": (4, 4), "padding_mode": "circular"}, "circular padding"),
         ({"name": "soft-resnet", "channels": 3}, "config: soft-resnet cannot be built"),
-        ({"name": "d-conv", "size": (28, 28, 1)}, "size: expected the pictures' .H, W."),
+        ({"name": "d-conv", "size": (28, 28, 1)}, "size: expected the images' .H, W."),
         ({"name": "d-conv", "width": 0}, "width: expected integers of at least 1, got 0"),
     ],
 )
@@ -128,7 +127,7 @@ def test_what_does_not_fit_is_refused(config, message):
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 16, 15), (2, 3, 16, 16), (1, 16, 16)])
-def test_pictures_of_another_size_are_refused(shape):
+def test_images_of_another_size_are_refused(shape):
     for model in (resnet("hard"), DConv((16, 16), 1, width=1, constraint="hard")):
         with pytest.raises(SofteqError, match=r"x: expected shape \(B, 1, 16, 16\), got"):
             model(torch.zeros(shape))

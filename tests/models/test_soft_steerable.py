@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from models.soft_steerable import FieldMaximum, FieldNorm, SteerableCNN, halving
-from softeq import Prior, fold, prior_penalty, weight_defect
+from softeq import Prior, fold, models, prior_penalty, weight_defect
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
+from softeq.models.soft_steerable import FieldMaximum, FieldNorm, SteerableCNN, halving
 
 CONSTRAINTS = ("soft", "hard", "none")
 
@@ -59,7 +58,7 @@ def test_a_plain_batch_norm_would_break_the_invariance():
     assert error(model, x, torch.rot90(x, 1, (2, 3))) > 1e-3
 
 
-def test_non_square_pictures_keep_the_half_turn():
+def test_non_square_images_keep_the_half_turn():
     model = made("hard", (9, 12))
     x = torch.randn(2, 1, 9, 12, dtype=torch.float64)
     assert error(model, x, torch.rot90(x, 2, (2, 3))) < 1e-9
@@ -108,7 +107,7 @@ def test_the_folded_network_gives_the_same_and_every_parameter_learns(constraint
         ({"group": 4}, "group: expected 'C<n>' or 'D<n>'"),
         ({"kernel_size": 4}, "kernel_size: expected an odd number of at least 1, or three of them, got 4"),
         ({"kernel_size": (5, 3)}, "kernel_size: expected an odd number of at least 1, or three of them, got .5, 3."),
-        ({"size": 14}, "size: expected the pictures' .H, W."),
+        ({"size": 14}, "size: expected the images' .H, W."),
         ({"width": 0}, "width: expected integers of at least 1, got 0"),
         ({"constraint": "firm"}, "constraint: expected 'soft', 'hard' or 'none'"),
     ],
@@ -118,7 +117,7 @@ def test_what_does_not_fit_is_refused(config, message):
         models.build("steerable", **config)
 
 
-def test_pictures_of_another_size_are_refused():
+def test_images_of_another_size_are_refused():
     with pytest.raises(SofteqError, match=r"x: expected shape \(B, 1, 9, 9\), got \(2, 1, 9, 8\)"):
         made("hard")(torch.zeros(2, 1, 9, 8, dtype=torch.float64))
 

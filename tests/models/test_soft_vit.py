@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from models.matching import count_parameters
-from softeq import Prior, fold, prior_penalty, weight_defect
+from softeq import Prior, fold, models, prior_penalty, weight_defect
 from softeq.errors import SofteqValueError
+from softeq.models.matching import count_parameters
 
 CONSTRAINTS = ("soft", "hard", "none")
 
@@ -66,7 +65,7 @@ def test_a_width_is_found_for_a_number_of_parameters(constraint):
     [
         ({"patch": 5}, "size: expected multiples of patch=5, got .28, 28."),
         ({"size": (28, 30)}, "size: expected multiples of patch=4, got .28, 30."),
-        ({"size": 28}, "size: expected the pictures' .H, W."),
+        ({"size": 28}, "size: expected the images' .H, W."),
         ({"depth": 0}, "depth: expected integers of at least 1, got 0"),
         ({"width": 0}, "width: expected integers of at least 1, got 0"),
         ({"constraint": "firm"}, "constraint: expected 'soft', 'hard' or 'none'"),

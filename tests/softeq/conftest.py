@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from softeq import cache, groups
+from softeq import _cache as cache
+from softeq import groups
 from softeq.groups import Group
 
 NAMED_GROUPS: dict[str, Callable[[], Group]] = {

@@ -16,9 +16,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from softeq import SofteqWarning, T, Vector, cache, equivariant_basis, groups
-from softeq.cache import cache_folder, cached_invariants, clear_memory_cache
-from softeq.invariants import invariant_tensors
+from softeq import SofteqWarning, T, Vector, equivariant_basis, groups
+from softeq import _cache as cache
+from softeq._cache import cache_folder, cached_invariants, clear_memory_cache
+from softeq._invariants import invariant_tensors
 
 WORD = (True,) * 4
 

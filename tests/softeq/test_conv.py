@@ -27,7 +27,7 @@ GEOMETRIES = {
         "padding_mode": "circular",
     },
     "groups": {"kernel_size": 2, "size": (3, 4), "groups": 2},
-    "wider than the picture": {"kernel_size": 5, "size": (2, 3), "padding": (2, 3)},
+    "wider than the image": {"kernel_size": 5, "size": (2, 3), "padding": (2, 3)},
     "one pixel": {"kernel_size": 1, "size": 1},
 }
 
@@ -42,13 +42,13 @@ def build(geometry="3x3 same", seed=0, channels=(4, 6), **options):
     return layer
 
 
-def pictures(layer, n=3, seed=1):
+def images(layer, n=3, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, layer.in_channels, *layer.size, generator=generator, **DOUBLE)
 
 
 def by_position(layer, x, kernels):
-    """Every output position by itself: its window of the padded picture times ``kernels[h][w]``."""
+    """Every output position by itself: its window of the padded image times ``kernels[h][w]``."""
     window = layer.window
     (top, left), (sy, sx), (dy, dx) = window.padding, window.stride, window.dilation
     mode = "constant" if window.mode == "zeros" else window.mode
@@ -94,7 +94,7 @@ def definition(layer, x):
 def test_forward_and_gradients_are_those_of_the_definition(geometry, form):
     for constraint in CONSTRAINTS:
         layer = build(geometry, residual=form, constraint=constraint)
-        x = pictures(layer).requires_grad_()
+        x = images(layer).requires_grad_()
         wanted = [x, *layer.parameters()]
         y, expected = layer(x), definition(layer, x)
         assert y.shape == (3, 6, *layer.out_size)
@@ -108,7 +108,7 @@ def test_forward_and_gradients_are_those_of_the_definition(geometry, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_merged_and_folded_agree(form, backend):
     layer = build("groups", residual=form)
-    x = pictures(layer).requires_grad_()
+    x = images(layer).requires_grad_()
     wanted = [x, *layer.parameters()]
     torch._dynamo.reset()
     outputs = [layer(x), torch.compile(layer, backend=backend)(x)]
@@ -124,7 +124,7 @@ def test_compiled_merged_and_folded_agree(form, backend):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_the_merged_weight_and_bias_are_those_of_the_whole_map(geometry, form):
     layer = build(geometry, residual=form)
-    x = pictures(layer)
+    x = images(layer)
     linear = layer(x) - layer(torch.zeros_like(x))
     if form == "dense":
         torch.testing.assert_close(torch.einsum("ohwicd,nicd->nohw", layer.weight, x), linear, **TIGHT)
@@ -135,7 +135,7 @@ def test_the_merged_weight_and_bias_are_those_of_the_whole_map(geometry, form):
 
 def test_hard_commutes_with_every_shift_under_circular_padding_and_soft_does_not():
     hard = build("3x3 same", constraint="hard", padding_mode="circular")
-    x = pictures(hard)
+    x = images(hard)
     for shift in [(1, 0), (0, 2), (3, 4), (-2, 1)]:
         torch.testing.assert_close(hard(x.roll(shift, (2, 3))), hard(x).roll(shift, (2, 3)), **TIGHT)
     assert hard(x).abs().max() > 0.1
@@ -147,7 +147,7 @@ def test_hard_commutes_with_every_shift_under_circular_padding_and_soft_does_not
 
 def test_with_zero_padding_hard_commutes_inside():
     hard = build("3x3 same", constraint="hard", size=(8, 9))
-    x = F.pad(pictures(hard)[:, :, 2:6, 2:6], (2, 3, 2, 2))
+    x = F.pad(images(hard)[:, :, 2:6, 2:6], (2, 3, 2, 2))
     torch.testing.assert_close(hard(x.roll((1, 2), (2, 3))), hard(x).roll((1, 2), (2, 3)), **TIGHT)
 
 
@@ -170,8 +170,8 @@ def test_a_layer_without_bias():
     for form in FORMS:
         layer = build(residual=form, bias=False)
         assert layer.bias is None
-        assert layer(pictures(layer) * 0).abs().max() == 0
-        torch.testing.assert_close(fold(layer)(pictures(layer)), layer(pictures(layer)), **TIGHT)
+        assert layer(images(layer) * 0).abs().max() == 0
+        torch.testing.assert_close(fold(layer)(images(layer)), layer(images(layer)), **TIGHT)
         assert harden(layer).bias is None
 
 
@@ -186,7 +186,7 @@ def test_what_folding_gives():
         assert type(plain).__name__ == name
         assert not hasattr(plain, "pathways")
         assert not plain.training
-        x = pictures(layer)
+        x = images(layer)
         before = layer(x).detach()
         torch.testing.assert_close(plain(x), before, **TIGHT)
         torch.testing.assert_close(plain(x[0]), before[0], **TIGHT)
@@ -202,7 +202,7 @@ def test_harden_keeps_the_convolution(form):
     layer = build("strided", residual=form).eval()
     hard = harden(layer)
     assert (hard.constraint, list(hard.pathways), hard.training) == ("hard", ["equivariant"], False)
-    own, x = layer.pathways["equivariant"], pictures(layer)
+    own, x = layer.pathways["equivariant"], images(layer)
     torch.testing.assert_close(hard(x), F.conv2d(x, own.weight, own.bias, (2, 3), 1), **TIGHT)
     torch.testing.assert_close(fold(hard)(x), hard(x), **TIGHT)
     assert weight_defect(hard) == {"": 0.0}
@@ -214,7 +214,7 @@ def test_harden_keeps_the_convolution(form):
 def test_from_conv_computes_the_same_and_can_leave_it(form):
     conv = nn.Conv2d(4, 6, (3, 5), stride=(2, 1), padding=(1, 2), groups=2, padding_mode="circular").double()
     layer = SoftConv2d.from_conv(conv, (6, 7), residual=form)
-    x = pictures(layer)
+    x = images(layer)
     torch.testing.assert_close(layer(x), conv(x), **TIGHT)
     assert layer.weight_defect() == 0.0
     layer(x).sin().sum().backward()
@@ -246,7 +246,7 @@ def test_it_starts_at_its_hard_twin_with_the_size_of_a_convolution(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_autocast_and_narrow_dtypes(form):
     layer = build(residual=form).float()
-    x = pictures(layer).float()
+    x = images(layer).float()
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
     assert y.dtype == torch.bfloat16
@@ -261,7 +261,7 @@ def test_autocast_and_narrow_dtypes(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_torch_func_deepcopy_and_state_dicts(form):
     layer = build("strided", residual=form)
-    x = pictures(layer)
+    x = images(layer)
     parameters = {name: p.detach() for name, p in layer.named_parameters()}
 
     def loss(parameters, x):

@@ -11,7 +11,7 @@ BAD = {
     "residual": ({"residual": "wide"}, "residual: .*'wide'"),
     "no size": ({"size": None}, "size: expected"),
     "size": ({"size": (0, 4)}, "size: expected at least 1"),
-    "kernel too large": ({"size": (5, 2), "padding": 0}, "covers 3 x 3 pixels and the picture has 5 x 2"),
+    "kernel too large": ({"size": (5, 2), "padding": 0}, "covers 3 x 3 pixels and the image has 5 x 2"),
     "kernel too large for circles": ({"size": (5, 2), "padding_mode": "circular"}, "two taps would read one pixel"),
     "padding_mode": ({"padding_mode": "reflect"}, "padding_mode.*'reflect'"),
     "groups": ({"groups": 3}, "in_channels: expected a multiple of groups=3, got 4"),

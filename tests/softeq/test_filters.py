@@ -10,8 +10,8 @@ with warnings.catch_warnings():
     escnn_nn = pytest.importorskip("escnn.nn")
     from escnn import gspaces
 
-from softeq.filters import BiasBasis, FilterBasis
-from softeq.planar import escnn_at_work, filters_between, orthonormal_rows
+from softeq._filters import BiasBasis, FilterBasis
+from softeq._planar import escnn_at_work, filters_between, orthonormal_rows
 
 DOUBLE = {"dtype": torch.float64}
 TIGHT = {"atol": 1e-9, "rtol": 1e-9}

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softeq import Rep, SofteqError, groups, invariants
+from softeq import Rep, SofteqError, groups
+from softeq import _invariants as invariants
+from softeq._invariants import CONSTRAINT_TOLERANCE, Constraints, invariant_tensors
 from softeq.groups import Group
-from softeq.invariants import CONSTRAINT_TOLERANCE, Constraints, invariant_tensors
 
 WORDS = st.lists(st.booleans(), max_size=4).map(tuple)
 

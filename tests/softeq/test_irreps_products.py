@@ -8,8 +8,8 @@ from e3nn import o3
 from torch import nn
 
 from softeq import Prior, fold, harden, prior_penalty
+from softeq._irreps_products import SoftGate, SoftTensorProduct
 from softeq.errors import SofteqValueError
-from softeq.irreps_products import SoftGate, SoftTensorProduct
 
 ONE, TWO, WANTED = "4x0e + 3x1o", "1x0e + 1x1o + 1x2e", "4x0e + 2x1o + 2x2e"
 

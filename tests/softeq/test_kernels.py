@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from softeq import Prior, Scalar, SoftLinear, T, Vector, equivariant_basis, equivariant_projector, groups, prior_penalty
-from softeq.kernels import contract
+from softeq._kernels import contract
 
 DOUBLE = {"dtype": torch.float64}
 TIGHT = {"atol": 1e-9, "rtol": 1e-9}

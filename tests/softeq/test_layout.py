@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from softeq import Scalar, SoftBilinear, SoftGated, SoftLinear, T, Vector, groups
-from softeq.layout import in_the_layout_of, is_turned, turned
+from softeq._layout import in_the_order_of, is_feature_major, turned
 from softeq.nonlinearity import gated
 
 GROUP = groups.O(3)
@@ -29,8 +29,8 @@ def test_a_layer_keeps_the_layout_and_its_values_do_not_depend_on_it(name, const
     found = []
     for given in (x.clone().requires_grad_(), turned(x).requires_grad_()):
         y = layer(given)
-        assert is_turned(y) == is_turned(given)
-        assert y.is_contiguous() != is_turned(given)
+        assert is_feature_major(y) == is_feature_major(given)
+        assert y.is_contiguous() != is_feature_major(given)
         found.append([y, *torch.autograd.grad(y.sin().sum(), [given, *layer.parameters()])])
     torch.testing.assert_close(*found, atol=1e-12, rtol=1e-12)
 
@@ -39,13 +39,13 @@ def test_turning_keeps_values_and_turns_once():
     x = batch(4)
     once = turned(x)
     torch.testing.assert_close(once, x, atol=0, rtol=0)
-    assert is_turned(once)
-    assert not is_turned(x)
+    assert is_feature_major(once)
+    assert not is_feature_major(x)
     assert turned(once).data_ptr() == once.data_ptr()
-    assert in_the_layout_of(once, once.T).data_ptr() == once.data_ptr()
-    assert in_the_layout_of(x, once.T).is_contiguous()
+    assert in_the_order_of(once, once.T).data_ptr() == once.data_ptr()
+    assert in_the_order_of(x, once.T).is_contiguous()
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3, 4), (5, 1), (1, 4), (0, 4)])
 def test_other_shapes_are_not_turned(shape):
-    assert not is_turned(torch.zeros(shape))
+    assert not is_feature_major(torch.zeros(shape))

@@ -5,8 +5,8 @@ import torch
 from torch.func import functional_call, hessian, jacrev
 
 from softeq import Prior, prior_penalty
+from softeq._windows import Window
 from softeq.conv import SoftConv2d
-from softeq.windows import Window
 
 DOUBLE = {"dtype": torch.float64}
 FORMS = ["dense", "local", "lowrank"]
@@ -29,7 +29,7 @@ def build(geometry, seed=0, **options):
 
 
 def whole_map(layer):
-    """The matrix ``(out * H' * W', in * H * W)`` of a layer, by its outputs on unit pictures."""
+    """The matrix ``(out * H' * W', in * H * W)`` of a layer, by its outputs on unit images."""
     unit = torch.eye(layer.in_channels * layer.size[0] * layer.size[1], **DOUBLE)
     return layer(unit.view(-1, layer.in_channels, *layer.size)).flatten(1).T.detach()
 

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 import softeq
-from models.images import ResNet, ViT
 from softeq import Prior, SoftAttention, SoftConv2d, SoftLinear, prior_penalty, soften
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.groups import Z
+from softeq.models.images import ResNet, ViT
 from softeq.reps import Vector
 
 
-def pictures(n=2, channels=1, size=28, seed=0):
+def images(n=2, channels=1, size=28, seed=0):
     return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(seed)).double()
 
 
@@ -35,7 +35,7 @@ SMALL = {
 @pytest.mark.parametrize("residual", ["local", "lowrank"])
 def test_outputs_stay_and_every_form_of_the_twin_works(name, residual):
     kind, options = SMALL[name]
-    model, x = plain(kind, **options), pictures()
+    model, x = plain(kind, **options), images()
     softened = soften(model, x[:1], residual=residual)
     soft = softened.model
     assert relative(soft(x), model(x)) < 1e-10
@@ -51,7 +51,7 @@ def test_outputs_stay_and_every_form_of_the_twin_works(name, residual):
 
 
 def test_what_became_of_each_layer_is_said():
-    softened = soften(plain(*[SMALL["vit"][0]], **SMALL["vit"][1]), pictures())
+    softened = soften(plain(*[SMALL["vit"][0]], **SMALL["vit"][1]), images())
     assert softened.replaced["stem"] == "SoftConv2d"
     assert softened.replaced["blocks.0.attention.1"] == "SoftAttention"
     assert "reps" in softened.left["head"]
@@ -65,7 +65,7 @@ def test_what_became_of_each_layer_is_said():
 def test_the_original_and_its_mode_are_left_alone():
     model = plain(ResNet, channels=(4, 6)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    softened = soften(model, pictures())
+    softened = soften(model, images())
     assert model.training
     assert softened.model.training
     after = model.state_dict()
@@ -94,7 +94,7 @@ def test_a_convolution_with_field_types_is_split():
     space = escnn.gspaces.rot2dOnR2(4)
     field = escnn.nn.FieldType(space, 2 * [space.regular_repr])
     model = plain(lambda: nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)))
-    x = pictures(channels=8, size=9)
+    x = images(channels=8, size=9)
     softened = soften(model, x, types={"0": (field, field)})
     assert softened.replaced == {"0": "SoftR2Conv"}
     assert relative(softened.model(x), model(x)) < 1e-10
@@ -111,24 +111,24 @@ class TwoSizes(nn.Module):
 
 
 def test_layers_that_are_left_and_why():
-    softened = soften(plain(TwoSizes), pictures(size=8))
+    softened = soften(plain(TwoSizes), images(size=8))
     assert list(softened.replaced) == ["once"]
     assert "several sizes" in softened.left["shared"]
-    skipped = soften(plain(ResNet, channels=(4, 6)), pictures(), skip=["stem"])
+    skipped = soften(plain(ResNet, channels=(4, 6)), images(), skip=["stem"])
     assert skipped.left["stem"] == "as asked"
     assert isinstance(skipped.model.stem[0], nn.Conv2d)
     reflecting = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), nn.Conv2d(1, 1, 3)).double()
-    assert "padding_mode" in soften(reflecting, pictures(size=8)).left["0"]
+    assert "padding_mode" in soften(reflecting, images(size=8)).left["0"]
 
 
 def test_bad_input():
-    model, x = plain(ResNet, channels=(4, 6)), pictures()
+    model, x = plain(ResNet, channels=(4, 6)), images()
     with pytest.raises(SofteqTypeError, match="model"):
         soften(lambda z: z, x)
     with pytest.raises(SofteqTypeError, match="example"):
         soften(model, [x])
     with pytest.raises(SofteqValueError, match="example: the model does not run"):
-        soften(model, pictures(channels=3))
+        soften(model, images(channels=3))
     with pytest.raises(SofteqValueError, match="residual"):
         soften(model, x, residual="soft")
     for argument in ({"skip": ["nowhere"]}, {"reps": {"nowhere": (None, None)}}, {"types": {"nowhere": (None, None)}}):
@@ -140,15 +140,15 @@ def test_bad_input():
 
 def test_a_model_that_is_one_layer():
     conv = plain(nn.Conv2d, in_channels=1, out_channels=2, kernel_size=3)
-    softened = soften(conv, pictures())
+    softened = soften(conv, images())
     assert isinstance(softened.model, SoftConv2d)
-    assert relative(softened.model(pictures()), conv(pictures())) < 1e-10
+    assert relative(softened.model(images()), conv(images())) < 1e-10
     assert softened.replaced == {"": "SoftConv2d"}
 
 
 def test_a_soft_network_is_left_alone():
-    soft = soften(plain(lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3))), pictures(), skip=["1"]).model
-    again = soften(soft, pictures())
+    soft = soften(plain(lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3))), images(), skip=["1"]).model
+    again = soften(soft, images())
     assert list(again.replaced) == ["1"]
     assert again.left == {"0": "it is soft already"}
 
@@ -168,7 +168,7 @@ def test_a_soft_network_is_left_alone():
 def test_timm(name, size):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    model, x = timm.create_model(name).eval(), pictures(1, 3, size).float()
+    model, x = timm.create_model(name).eval(), images(1, 3, size).float()
     softened = soften(model, x)
     assert relative(softened.model(x), model(x)) < 1e-5
     kinds = {"Conv2d", "Conv2dSame", "Attention"}

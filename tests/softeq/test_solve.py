@@ -154,7 +154,8 @@ def test_with_its_complement_the_projector_spans_all_maps(rng):
 
 
 def test_the_iterative_solver_gives_the_same_projector(fresh_cache, monkeypatch, rng):
-    from softeq import cache, invariants
+    from softeq import _cache as cache
+    from softeq import _invariants as invariants
 
     rep_in, rep_out = (T(2) + Vector)(groups.SO(3)), (T(2) + T(1, 1))(groups.SO(3))
     W = torch.randn(rep_out.size, rep_in.size, generator=rng, **DOUBLE)

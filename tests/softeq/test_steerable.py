@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from softeq import MissingExtraError, Prior, SofteqTypeError, SofteqValueError, fold, harden, prior_penalty
-from softeq.planar import symmetries_of_the_grid
+from softeq._planar import symmetries_of_the_grid
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # escnn misses py3nj, which the plane does not need
@@ -54,13 +54,13 @@ def build(name="C4", kernel_size=3, seed=0, orders=((0, 1, 0, 2), (2, 0, 2, 1)),
     return layer
 
 
-def pictures(layer, size=(6, 6), n=2, seed=1):
+def images(layer, size=(6, 6), n=2, seed=1):
     return torch.randn(n, layer.in_type.size, *size, generator=torch.Generator().manual_seed(seed), **DOUBLE)
 
 
 def errors(layer, size):
     """Per symmetry of the grid the relative difference of moving before and after, by escnn's own transform."""
-    x = pictures(layer, size)
+    x = images(layer, size)
     y = layer.out_type(layer(x).detach())
     found = []
     for element, _ in symmetries_of_the_grid(layer.in_type.gspace):
@@ -119,7 +119,7 @@ def test_the_merged_filter_is_the_sum_and_the_residual_spans_all_filters():
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_merged_summed_and_folded_agree(constraint, backend):
     layer = build(padding=1, stride=2, constraint=constraint)
-    x = pictures(layer, (7, 6)).requires_grad_()
+    x = images(layer, (7, 6)).requires_grad_()
     kept = {"soft": ["equivariant", "residual"], "hard": ["equivariant"], "none": ["residual"]}[constraint]
     assert list(layer.pathways) == kept
     summed = 0
@@ -141,7 +141,7 @@ def test_merged_summed_and_folded_agree(constraint, backend):
 
 def test_geometric_tensors_in_and_out():
     layer = build(padding=1)
-    x = pictures(layer)
+    x = images(layer)
     y = layer(layer.in_type(x))
     assert isinstance(y, escnn_nn.GeometricTensor)
     assert y.type == layer.out_type
@@ -162,7 +162,7 @@ def test_penalty_partition_and_state_dict():
     assert sorted(layer.state_dict()) == names
     other = build(seed=3)
     other.load_state_dict(layer.state_dict())
-    torch.testing.assert_close(other(pictures(layer)), layer(pictures(layer)), atol=0, rtol=0)
+    torch.testing.assert_close(other(images(layer)), layer(images(layer)), atol=0, rtol=0)
 
 
 def test_harden_and_deepcopy():
@@ -172,11 +172,11 @@ def test_harden_and_deepcopy():
     assert (hard.constraint, list(hard.pathways), hard.training) == ("hard", ["equivariant"], False)
     own = layer.pathways["equivariant"]
     torch.testing.assert_close(hard.weight, layer.basis.expand(own.weight), atol=0, rtol=0)
-    before = layer(pictures(layer))
+    before = layer(images(layer))
     with torch.no_grad():
         for p in [*twin.parameters(), *hard.parameters()]:
             p.zero_()
-    torch.testing.assert_close(layer(pictures(layer)), before, atol=0, rtol=0)
+    torch.testing.assert_close(layer(images(layer)), before, atol=0, rtol=0)
     with pytest.raises(SofteqValueError, match="no equivariant pathway"):
         build(constraint="none").hardened()
 
@@ -214,7 +214,7 @@ def test_it_starts_at_its_hard_twin_with_the_size_of_a_convolution(name):
 
 def test_autocast_narrow_dtypes_and_the_way_back():
     layer = build(constraint="hard", padding=1).float()
-    x = pictures(layer).float()
+    x = images(layer).float()
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
     merged = F.conv2d(x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16(), padding=1)
@@ -226,7 +226,7 @@ def test_autocast_narrow_dtypes_and_the_way_back():
 
 def test_torch_func():
     layer = build()
-    x = pictures(layer, n=3)
+    x = images(layer, n=3)
     parameters = {name: p.detach() for name, p in layer.named_parameters()}
 
     def loss(parameters, x):
@@ -276,7 +276,7 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(SofteqValueError, match="options: expected keys among"):
         SoftR2Conv(kind, kind, 5, options={"cutoff": 1})
     layer = SoftR2Conv(kind, kind, 5, padding=1)
-    with pytest.raises(SofteqValueError, match="covers 5 x 5 pixels and the picture has 2 x 9"):
+    with pytest.raises(SofteqValueError, match="covers 5 x 5 pixels and the image has 2 x 9"):
         layer(torch.zeros(1, kind.size, 2, 9))
     with pytest.raises(SofteqValueError, match=rf"x: expected shape \(N, {kind.size}, H, W\)"):
         layer(torch.zeros(1, kind.size + 1, 9, 9))

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 import softeq
-from models.images import Attention, ViT
 from softeq import SoftConv2d, soften
 from softeq.errors import SofteqValueError
+from softeq.models.images import Attention, ViT
 
 
-def pictures(n=2, size=28, seed=0):
+def images(n=2, size=28, seed=0):
     return torch.randn(n, 1, size, size, generator=torch.Generator().manual_seed(seed)).double()
 
 
@@ -44,26 +44,26 @@ class Doubled(nn.Conv2d):
 
 def test_subclasses_are_taken_by_what_they_compute():
     for size in (8, 9):
-        model, x = plain(lambda: nn.Sequential(SameConv(1, 2, 3, stride=2))), pictures(size=size)
+        model, x = plain(lambda: nn.Sequential(SameConv(1, 2, 3, stride=2))), images(size=size)
         softened = soften(model, x)
         assert relative(softened.model(x), model(x)) < 1e-10
         assert isinstance(softened.model[0][1], SoftConv2d)
     model = plain(lambda: nn.Sequential(nn.Conv2d(1, 1, 3), Doubled(1, 1, 3)))
-    softened = soften(model, pictures(size=9))
+    softened = soften(model, images(size=9))
     assert "something else" in softened.left["1"]
     assert isinstance(softened.model[1], Doubled)
 
 
 def test_frozen_stays_frozen_and_one_module_in_two_places_stays_one():
     conv = nn.Conv2d(1, 1, 3, padding=1).double().requires_grad_(False)
-    soft = soften(nn.Sequential(conv, nn.ReLU(), conv), pictures(size=8)).model
+    soft = soften(nn.Sequential(conv, nn.ReLU(), conv), images(size=8)).model
     assert soft[0] is soft[2]
     assert not any(p.requires_grad for p in soft.parameters())
 
 
 def test_layers_that_compute_in_place_change_nothing():
     layers = [nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Conv2d(2, 2, 3), nn.SiLU(inplace=True)]
-    model, x = plain(lambda: nn.Sequential(*layers)), pictures(size=9)
+    model, x = plain(lambda: nn.Sequential(*layers)), images(size=9)
     softened = soften(model, x)
     assert list(softened.replaced) == ["0", "2"]
     assert relative(softened.model(x), model(x)) < 1e-10
@@ -119,25 +119,25 @@ EXTRAS = {
 def test_what_a_twin_would_lose_keeps_its_module(name):
     make, layer, reason = EXTRAS[name]
     model = plain(make)
-    softened = soften(model, pictures())
+    softened = soften(model, images())
     assert layer not in softened.replaced
     assert re.search(reason, softened.left[layer])
-    assert relative(softened.model(pictures()), model(pictures())) < 1e-10
+    assert relative(softened.model(images()), model(images())) < 1e-10
 
 
 def test_a_block_in_two_places_is_softened_once():
     block = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()).double()
     model = nn.Sequential(block, block)
-    softened = soften(model, pictures(size=8))
+    softened = soften(model, images(size=8))
     assert (list(softened.replaced), dict(softened.left)) == (["0.0"], {})
     assert softened.model[0] is softened.model[1]
-    assert relative(softened.model(pictures(size=8)), model(pictures(size=8))) < 1e-10
+    assert relative(softened.model(images(size=8)), model(images(size=8))) < 1e-10
 
 
 def test_weights_that_two_layers_share_stay_shared():
     model = plain(lambda: nn.Sequential(*(nn.Conv2d(1, 1, 3) for _ in range(3))))
     model[2].weight = model[1].weight
-    softened = soften(model, pictures(size=9))
+    softened = soften(model, images(size=9))
     assert list(softened.replaced) == ["0"]
     assert "shares its weight" in softened.left["1"]
     assert softened.model[1].weight is softened.model[2].weight
@@ -145,7 +145,7 @@ def test_weights_that_two_layers_share_stay_shared():
 
 def test_a_layer_with_one_output_position_has_nothing_to_unshare():
     model = plain(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(2, 2, 1)))
-    assert "one position" in soften(model, pictures(size=9)).left["2"]
+    assert "one position" in soften(model, images(size=9)).left["2"]
 
 
 def test_each_parameter_keeps_its_flag():
@@ -154,7 +154,7 @@ def test_each_parameter_keeps_its_flag():
     attention = model.blocks[0].attention[1]
     attention.qkv.bias.requires_grad_(False)
     attention.out.weight.requires_grad_(False)
-    soft = soften(model, pictures()).model
+    soft = soften(model, images()).model
     frozen = {name for name, p in soft.named_parameters() if not p.requires_grad}
     stem, layer = "stem.pathways", "blocks.0.attention.1.pathways"
     assert frozen == {
@@ -185,7 +185,7 @@ class Encoder(nn.Module):
 
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_multihead_attention(batch_first):
-    model, x = plain(Encoder, batch_first=batch_first), pictures()
+    model, x = plain(Encoder, batch_first=batch_first), images()
     softened = soften(model, x)
     assert softened.replaced == {"stem": "SoftConv2d", "layer.self_attn": "SoftMultihead", "attention": "SoftMultihead"}
     soft = softened.model
@@ -207,9 +207,9 @@ def test_multihead_attention_that_no_twin_can_stand_in_for():
         "bias_k": {"add_bias_kv": True},
     }
     for reason, options in reasons.items():
-        softened = soften(plain(Encoder, **options), pictures())
+        softened = soften(plain(Encoder, **options), images())
         assert reason in softened.left["attention"]
-    twin, x = soften(plain(Encoder), pictures()).model.attention, torch.zeros(2, 16, 8).double()
+    twin, x = soften(plain(Encoder), images()).model.attention, torch.zeros(2, 16, 8).double()
     for arguments in ((x, x.clone(), x), (x, x, x, torch.zeros(2, 16).bool()), (x, x, x)):
         with pytest.raises(SofteqValueError, match="expected"):
             twin(*arguments)

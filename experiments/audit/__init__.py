@@ -1,0 +1,1 @@
+"""`softeq audit`: the equivariance of networks, measured and reported."""

@@ -1,0 +1,267 @@
+"""Everything that an audit records of one model: LEE and its control, accuracy, maps, stencils, layer by layer."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from softeq.errors import MissingExtraError
+from softeq.experiments.audit.batches import Batches, Meter
+from softeq.experiments.audit.settings import Settings
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.forward.prepare import measurable
+from softeq.measure.layerwise import layerwise
+from softeq.measure.lee import local_equivariance_error
+from softeq.measure.loading.images import Images, accuracy
+from softeq.measure.loading.sources import Model
+from softeq.measure.motion.flows import FLOWS
+from softeq.measure.motion.stencils import STENCILS
+from softeq.measure.output import output_space
+from softeq.measure.results.result import NORMS, LeeResult
+from softeq.measure.results.statistics import bootstrap_interval, finite_number, quantile
+
+CELLS = 40
+"""The longer side of a recorded map; larger images are averaged down."""
+THUMBNAIL = 96
+"""The longer side of the recorded image, pixels."""
+_LEE, _MAP, _LAYERS = 8.0, 3.0, 15.0  # forward passes' worth of time per image, for the estimate of what is left
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One model with its images on the device; methods give parts of the metrics."""
+
+    model: Model
+    images: Images
+    settings: Settings
+    batches: Batches
+    meter: Meter
+
+    def lee(self, flows: Sequence[str], stencil: str, x: Tensor, *, control: bool) -> LeeResult:
+        """The local equivariance error of some images."""
+
+        def measure(size: int, chunk: int | None) -> LeeResult:
+            passes = 1 if chunk is None else -(-(6 + control) // chunk)
+            with self.meter.watching(self.model.module, _LEE / passes):
+                return local_equivariance_error(
+                    self.model.module,
+                    x,
+                    flows,
+                    output=self.settings.output,
+                    norm=self.settings.norm,
+                    stencil=stencil,
+                    boundary=self.settings.boundary,
+                    margin=self.settings.margin,
+                    control=control,
+                    seed=self.settings.seed,
+                    batch_size=size,
+                    chunk=chunk,
+                )
+
+        return self.batches.run(measure)
+
+    def stencils(self, flows: Sequence[str], whole: LeeResult) -> dict[str, dict[str, Any]]:
+        """Flow -> stencil -> mean LEE on the first few images, or why there is none."""
+        count = self.settings.stencil_images
+        found: dict[str, dict[str, Any]] = {flow: {} for flow in flows}
+        for stencil in STENCILS:
+            declared = stencil == self.settings.stencil
+            try:
+                result = whole if declared else self.lee(flows, stencil, self.images.x[:count], control=False)
+                means = result.per_sample()[:count].nanmean(0)
+                entries: list[dict[str, Any]] = [{"lee_mean": float(mean)} for mean in means]
+            except NotMeasurable as error:
+                entries = [{"not_measurable": str(error)} for _ in flows]
+            for flow, entry in zip(flows, entries, strict=True):
+                found[flow][stencil] = entry | ({"declared": True} if declared else {})
+        return found
+
+    def layers(self, flow: str) -> dict[str, Any]:
+        """Signed shares of the modules in one flow's derivative, or why there are none."""
+
+        def measure(size: int, chunk: int | None) -> Any:
+            with self.meter.watching(self.model.module, _LAYERS / 2):
+                return layerwise(
+                    self.model.module,
+                    self.images.x[: self.settings.layerwise_images],
+                    flow,
+                    output=self.settings.output,
+                    stencil=self.settings.stencil,
+                    boundary=self.settings.boundary,
+                    margin=self.settings.margin,
+                    prefix=self.model.prefix_tokens,
+                    batch_size=size,
+                    chunk=chunk,
+                )
+
+        try:
+            result = self.batches.run(measure)
+        except NotMeasurable as error:
+            return {"not_measurable": str(error)}
+        functional_parts = {name for name, leaf in zip(result.names, result.leaf, strict=True) if not leaf}
+        shares = [
+            [f"{name or 'the model'}{': between its modules' if name in functional_parts else ''}", share]
+            for name, share in result.shares(flow).items()
+        ]
+        return {
+            "shares": shares,
+            "gap": result.gap(flow),
+            "not_attributable": [list(entry) for entry in result.not_attributable],
+        }
+
+    def maps(self, flows: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Flow -> map of where moving the image changes the largest output, or why there is none.
+
+        Per pixel |sum over colours of tangent * d(largest output)/d(image)|: the first image's, and the mean.
+        """
+        own = self.settings
+        chosen = [FLOWS[f].with_(stencil=own.stencil, boundary=own.boundary, margin=own.margin) for f in flows]
+
+        def measure(size: int, chunk: int | None) -> tuple[Tensor, Tensor]:
+            firsts, sums = [], []
+            for part in self.images.x.split(size):
+                gradient = self._gradient(part)
+                fields = torch.stack([(flow.tangent(part) * gradient).sum(1).abs() for flow in chosen])
+                firsts.append(fields[:, 0].double().cpu())
+                sums.append(fields.sum(1, dtype=torch.float64).cpu())
+            return torch.stack(sums).sum(0) / len(self.images.x), firsts[0]
+
+        try:
+            mean, first = self.batches.run(measure)
+        except (NotMeasurable, RuntimeError) as error:  # a model may have a forward mode and no backward
+            return {f: {"not_measurable": f"no gradient by the backward pass: {error}"} for f in flows}
+        return {f: _map(mean[k], first[k]) for k, f in enumerate(flows)}
+
+    def _gradient(self, x: Tensor) -> Tensor:
+        module = output_space(self.settings.output).on(self.model.module)
+        with measurable(module), self.meter.watching(self.model.module, _MAP), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            return torch.autograd.grad(module(leaf).amax(1).sum(), leaf)[0]
+
+    def accuracy(self) -> float | None:
+        """The share of the labelled images whose largest output is their label's; None without labels or classes."""
+        labels = self.images.labels
+        if labels is None or self.model.classes is None:
+            return None
+
+        def guess(size: int, chunk: int | None) -> Tensor:
+            with measurable(self.model.module), torch.no_grad():
+                return torch.cat([self.model.module(part).argmax(1).cpu() for part in self.images.x.split(size)])
+
+        return accuracy(self.batches.run(guess), labels.cpu())
+
+
+def measure_model(
+    model: Model, images: Images, settings: Settings, flows: Sequence[str], tell: Callable[[int, int], None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The metrics of each flow, as they are done.
+
+    Args:
+        model, images: what to measure; both are on the device and in the dtype that the settings name.
+        settings: how.
+        flows: which, all names of FLOWS.
+        tell: called with the work done and the whole of it, in forward passes of one image.
+
+    Raises:
+        NotMeasurable: no flow can be measured; what alone cannot is in the metrics with the reason.
+        SofteqError: out of memory.
+    """
+    if settings.output == "probabilities" and getattr(model.module, "num_classes", None) == 0:
+        raise NotMeasurable("the model has no class head, so it gives no probabilities: measure --output logits")
+    x = images.x
+    extra = (len(STENCILS) - 1) * min(settings.stencil_images, len(x)) * _LEE
+    layers = len(flows) * min(settings.layerwise_images, len(x)) * _LAYERS if settings.layerwise else 0.0
+    audit = Audit(
+        model,
+        images,
+        settings,
+        Batches(settings.batch_size, min(len(x), 64 if x.device.type == "cuda" else 4)),
+        Meter(len(x) * (_LEE + _MAP) + extra + layers, tell),
+    )
+    result = audit.lee(flows, settings.stencil, x, control=True)
+    maps = audit.maps(flows)
+    stencils = audit.stencils(flows, result)
+    shared = {
+        "accuracy": audit.accuracy(),
+        "parameters": sum(p.numel() for p in model.module.parameters()),
+        "labelled": 0 if images.labels is None else int((images.labels >= 0).sum()),
+        "skipped": [[str(part) for part in entry] for entry in images.skipped],
+        "directions": _directions(result),
+        "image": _thumbnail(model, images),
+    }
+    for k, flow in enumerate(flows):
+        split = audit.layers(flow) if settings.layerwise else None
+        yield flow, {**_numbers(result, k), "stencils": stencils[flow], **shared, "layerwise": split, "map": maps[flow]}
+
+
+def _numbers(result: LeeResult, k: int) -> dict[str, Any]:
+    """What is recorded of one flow; see measure.report_groups."""
+    flow, norm = result.flows[k], result.norm
+    whole, ratios = result.summary()[flow], result.ratio_to_control()[:, k]
+    controls = {name: result.control[name][:, k] for name in NORMS} if result.control else {}
+    others = {
+        name: {"lee_mean": finite_number(float(result.values[name][:, k].nanmean()))}
+        | {"control_mean": finite_number(float(column.nanmean()))}
+        for name, column in controls.items()
+        if name != norm
+    }
+    interval = bootstrap_interval(ratios, result.level, seed=result.seed, statistic="median")
+    return {
+        "unit": result.units[k],
+        "lee_mean": finite_number(whole.mean),
+        "lee_median": finite_number(whole.median),
+        "lee_quantiles": whole.to_dict()["quantiles"],
+        "lee_interval": [finite_number(end) for end in whole.interval],
+        "control_mean": finite_number(float(controls[norm].nanmean())),
+        "ratio_to_control": finite_number(quantile(ratios, 0.5)),
+        "ratio_interval": [finite_number(end) for end in interval],
+        "other_norms": others,
+        "missing": whole.missing,
+        "per_sample": [finite_number(v) for v in result.per_sample()[:, k].tolist()],
+        "control_per_sample": [finite_number(v) for v in controls[norm].tolist()],
+    }
+
+
+def _directions(result: LeeResult) -> dict[str, Any]:
+    try:
+        return result.directions().to_dict()
+    except NotMeasurable as error:
+        return {"not_measurable": str(error)}
+
+
+def _map(mean: Tensor, first: Tensor) -> dict[str, Any]:
+    """Two maps (H, W) in bytes, 255 for the largest, at most CELLS wide."""
+    side = max(mean.shape)
+    height, width = (max(1, round(n * min(1.0, CELLS / side))) for n in mean.shape)
+    found: dict[str, Any] = {"height": height, "width": width}
+    for name, field in (("mean", mean), ("first", first)):
+        cells = functional.adaptive_avg_pool2d(field[None], (height, width))[0]
+        peak = float(cells.max())
+        levels = (cells / peak * 255).round() if peak > 0 else torch.zeros_like(cells)
+        found[name] = base64.b64encode(levels.to(torch.uint8).numpy().tobytes()).decode()
+        found[f"{name}_peak"] = peak
+    return found
+
+
+def _thumbnail(model: Model, images: Images) -> str:
+    """The first image, its normalisation undone, as base64 of a JPEG; see measure.report_groups."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("images need Pillow: pip install 'softeq[audit]'") from error
+    image = images.x[0].float().cpu()
+    mean, std = (torch.tensor(list(part)).reshape(-1, 1, 1) for part in (model.mean, model.std))
+    levels = ((image * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    rgb = levels if len(levels) == 3 else levels[:1].expand(3, -1, -1)
+    small = Image.fromarray(rgb.movedim(0, -1).contiguous().numpy())
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    return base64.b64encode(file.getvalue()).decode()

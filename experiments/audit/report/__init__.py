@@ -1,0 +1,1 @@
+"""The audit's report: one CSV and one self-contained page."""

@@ -1,0 +1,240 @@
+"""The audit's page: one HTML file that needs no network and no script. Every text of a record is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from softeq.experiments.audit.report.figures import number
+from softeq.experiments.audit.report.groups import AuditRecord, Group
+from softeq.experiments.audit.report.sections import figures, layerwise, maps, stencils
+
+_STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 16px; max-width: 1232px; background: #fff; color: #222;
+  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
+h1 { font-size: 24px; margin: 8px 0; } h2 { font-size: 20px; margin: 40px 0 8px; border-top: 2px solid #222;
+  padding-top: 12px; } h3 { font-size: 17px; margin: 28px 0 6px; } h4 { font-size: 15px; margin: 0 0 4px; }
+p { margin: 6px 0; max-width: 76ch; } .quiet { color: #555; font-size: 13px; }
+svg, img { max-width: 100%; } svg { height: auto; font-family: inherit; display: block; }
+.flow { display: flex; flex-wrap: wrap; gap: 20px 28px; align-items: flex-start; } .flow > * { min-width: 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 8px 0; }
+dt { color: #555; } dd { margin: 0; }
+table { border-collapse: collapse; width: 100%; max-width: 620px; font-size: 13px; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: #555; padding: 4px 0; } th, td { text-align: right; padding: 3px 5px;
+  border-bottom: 1px solid #ddd; vertical-align: top; } th { font-weight: 600; }
+th:first-child, .words th, .words td { text-align: left; } .words { max-width: 90ch; }
+.words td, .words th, h3, h4, dd, li, p { overflow-wrap: anywhere; } .interval { color: #555; font-weight: 400; }
+.model { flex: 1 1 480px; max-width: 590px; } figure { margin: 0; max-width: 100%; }
+figcaption { font-size: 13px; color: #555; max-width: 60ch; }
+summary { cursor: pointer; font-weight: 600; margin: 8px 0; }
+ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 0; margin: 6px 0; }
+ul.legend li { display: flex; align-items: center; gap: 5px; }
+.maps { display: flex; flex-wrap: wrap; gap: 10px; margin: 6px 0 12px; } .maps figure { width: 108px; }
+.maps img { width: 108px; height: auto; image-rendering: pixelated; border: 1px solid #ccc; display: block; }
+@media (max-width: 480px) { table { font-size: 12px; } th, td { padding: 3px; } }
+.maps img.image { image-rendering: auto; } .maps figcaption { font-size: 12px; }
+"""
+
+_NORMS = {
+    "mean_square": "the mean of (Lf)² over the output's entries (Eq. 4 of Gruver et al., 2023)",
+    "mean_abs": "the mean of |Lf| over the output's entries (what the code of Gruver et al. computes)",
+    "relative": "‖Lf‖² / ‖f‖²",
+}
+_OUTPUTS = {"probabilities": "softmax probabilities, taken as invariant", "logits": "raw outputs, taken as invariant"}
+
+
+def html_text(groups: Sequence[Group], *, failures: Sequence[tuple[str, str]] = ()) -> str:
+    """The whole page.
+
+    Args:
+        groups: see `experiments.audit.report.groups.group_records`; each gets its own chapter.
+        failures: models of this run that have no record, with the reason.
+    """
+    several = (
+        f"<p><strong>{len(groups)} configurations</strong> are in these records. Each has its own chapter;"
+        " numbers of different chapters are not comparable.</p>"
+        if len(groups) > 1
+        else ""
+    )
+    chapters = "".join(_chapter(group, i, len(groups)) for i, group in enumerate(groups, 1))
+    empty = "" if groups else "<p>There are no records.</p>"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>softeq audit</title><style>{_STYLE}</style></head>\n<body><main>"
+        "<h1>Learned equivariance: an audit</h1>"
+        "<p>The Lie derivative Lf says how fast the output leaves its proper place when the image starts to move"
+        " along a flow. The local equivariance error (LEE) is its expected size, 0 for an equivariant model. The"
+        " control is the same number for random changes of the image of the same size: a ratio near or above 1 means"
+        " that the model is no calmer under the flow than under noise.</p>"
+        f"{several}{_failures(failures)}{empty}{chapters}</main></body></html>\n"
+    )
+
+
+def _failures(failures: Sequence[tuple[str, str]]) -> str:
+    if not failures:
+        return ""
+    rows = "".join(f'<tr><th scope="row">{escape(m)}</th><td>{escape(reason)}</td></tr>' for m, reason in failures)
+    head = '<thead><tr><th scope="col">model</th><th scope="col">reason</th></tr></thead>'
+    return f'<table class="words"><caption>Models that failed in this run</caption>{head}<tbody>{rows}</tbody></table>'
+
+
+def _chapter(group: Group, index: int, total: int) -> str:
+    settings = group.settings
+    title = f"{settings.get('norm', '?')} of {settings.get('output', '?')}, stencil {settings.get('stencil', '?')}"
+    which = f" (configuration {index} of {total})" if total > 1 else ""
+    measured = {
+        label: {flow: r for flow, r in flows.items() if "not_measurable" not in r["metrics"]}
+        for label, flows in group.models.items()
+    }
+    measured = {label: flows for label, flows in measured.items() if flows}
+    return (
+        f"<h2>{escape(title + which)}</h2>{_settings(group)}"
+        + (figures(settings, measured) + _tables(group, measured) + stencils(settings, measured) if measured else "")
+        + layerwise(measured)
+        + maps(measured)
+        + _not_measurable(group)
+        + _skipped(group)
+        + _provenance(group)
+    )
+
+
+def _settings(group: Group) -> str:
+    s = dict(group.settings)
+    norm, output = s.pop("norm", None), s.pop("output", None)
+    count, images = s.pop("count", None), s.pop("images", None)
+    stencil, boundary, margin = s.pop("stencil", None), s.pop("boundary", None), s.pop("margin", 0)
+    rows = [
+        ("norm", f"{norm}: {_NORMS.get(str(norm), '')}"),
+        ("output space", f"{output}: {_OUTPUTS.get(str(output), '')}"),
+        ("stencil", f"{stencil}, boundary {boundary}, margin {margin} pixels"),
+        ("images", f"{images}, n = {count}, hash {s.pop('images_hash', '?')}"),
+        *((key.replace("_", " "), str(value)) for key, value in s.items()),
+    ]
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows) + "</dl>"
+
+
+def _tables(group: Group, measured: Mapping[str, Mapping[str, AuditRecord]]) -> str:
+    parts = [_model(group, label, flows) for label, flows in measured.items()]
+    return f'<h3>Each model</h3><div class="flow">{"".join(parts)}</div>'
+
+
+def _model(group: Group, label: str, flows: Mapping[str, AuditRecord]) -> str:
+    record = list(flows.values())[-1]
+    m, config = record["metrics"], record["config"]
+    size = " x ".join(str(n) for n in config.get("image_size") or [])
+    accuracy = m.get("accuracy")
+    facts = [
+        f"{_count(m.get('parameters'))} parameters",
+        f"weights {config.get('weights')} {config.get('weights_hash')}",
+    ]
+    facts += [f"{size} pixels"] if size else []
+    facts += (
+        [] if accuracy is None else [f"accuracy {100 * accuracy:.1f} % on {m.get('labelled', '?')} labelled images"]
+    )
+    directions = m.get("directions") or {}
+    words = "".join(
+        f"<p>{which.capitalize()} equivariant affine direction: {escape(str(directions[which]['text']))}</p>"
+        for which in ("most", "least")
+        if which in directions
+    )
+    absent = [flow for flow in group.flows if flow not in group.models[label]]
+    if absent:
+        words += f'<p class="quiet">No record yet of {escape(", ".join(absent))}.</p>'
+    norm = str(group.settings.get("norm"))
+    power = "" if norm == "mean_abs" else "²"
+    rows = "".join(_row(flow, r["metrics"], power) for flow, r in flows.items())
+    head = "".join(
+        f'<th scope="col">{name}</th>' for name in ("flow", "LEE [95 %]", "median", "LEE / control", "other stencils")
+    )
+    caption = f"<caption>{escape(label)}: LEE in {escape(norm)}; last column: LEE by other stencils, relative</caption>"
+    return (
+        f'<section class="model"><h4>{escape(label)}</h4><p class="quiet">{escape(", ".join(facts))}</p>{words}'
+        f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></section>"
+    )
+
+
+def _row(flow: str, m: Mapping[str, Any], power: str) -> str:
+    low, high = m.get("lee_interval") or (None, None)
+    missing = m.get("missing") or 0
+    lost = f'<br><span class="interval">{missing:d} image{"s" * (missing > 1)} left out</span>' if missing else ""
+    unit = {"pixels": "pixel", "radians": "radian"}.get(str(m.get("unit")))
+    per = f'<br><span class="interval">per {unit}{power}</span>' if unit else ""
+    return (
+        f'<tr><th scope="row">{escape(flow)}{per}</th>'
+        f'<td>{number(m.get("lee_mean"))}<br><span class="interval">[{number(low)}, {number(high)}]</span>{lost}</td>'
+        f"<td>{number(m.get('lee_median'))}</td><td>{number(m.get('ratio_to_control'))}</td><td>{_band(m)}</td></tr>"
+    )
+
+
+def _band(m: Mapping[str, Any]) -> str:
+    from softeq.experiments.audit.report.sections import relative_to_declared
+
+    ratios = relative_to_declared(m)
+    if not ratios:
+        return "–"
+    return f"{number(min(ratios.values()))} to {number(max(ratios.values()))}"
+
+
+def _count(value: Any) -> str:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return "unknown number of"
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k" if value >= 1e3 else str(value)
+
+
+def _not_measurable(group: Group) -> str:
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for label, flows in group.models.items():
+        for flow, record in flows.items():
+            for what, why in _reasons(record["metrics"]):
+                reasons.setdefault((label, what, why), []).append(flow)
+    if not reasons:
+        return "<h3>Not measurable</h3><p>Everything that was asked for could be measured.</p>"
+    rows = "".join(
+        f'<tr><th scope="row">{escape(label)}</th><td>{escape(what)}</td><td>{escape(", ".join(flows))}</td>'
+        f"<td>{escape(why)}</td></tr>"
+        for (label, what, why), flows in reasons.items()
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("model", "what", "flows", "why"))
+    return f'<h3>Not measurable</h3><table class="words"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _reasons(m: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = [("LEE", str(m["not_measurable"]))] if "not_measurable" in m else []
+    for name, entry in (m.get("stencils") or {}).items():
+        found += [(f"stencil {name}", str(entry["not_measurable"]))] if "not_measurable" in entry else []
+    for key, what in (("layerwise", "layer by layer"), ("map", "map"), ("directions", "directions")):
+        entry = m.get(key) or {}
+        found += [(what, str(entry["not_measurable"]))] if "not_measurable" in entry else []
+    return found
+
+
+def _skipped(group: Group) -> str:
+    lost = dict.fromkeys(
+        (str(file), str(why))
+        for flows in group.models.values()
+        for record in flows.values()
+        for file, why in record["metrics"].get("skipped") or []
+    )
+    if not lost:
+        return ""
+    items = "".join(f"<li>{escape(file)}: {escape(why)}</li>" for file, why in lost)
+    return f"<h3>Images left out</h3><ul>{items}</ul>"
+
+
+def _provenance(group: Group) -> str:
+    told: dict[str, None] = {}
+    for flows in group.models.values():
+        for record in flows.values():
+            p = record.get("provenance") or {}
+            commit = (
+                f"commit {str(p['commit'])[:10]}{' (changed)' if p.get('dirty') else ''}" if p.get("commit") else ""
+            )
+            parts = (f"softeq {p.get('softeq')}", commit, f"torch {p.get('torch')}", str(p.get("device")))
+            told[", ".join(part for part in parts if part)] = None
+    dates = sorted(str((r.get("provenance") or {}).get("utc")) for f in group.models.values() for r in f.values())
+    return f'<p class="quiet">Made by {escape("; ".join(told))}; {escape(dates[0])} to {escape(dates[-1])}.</p>'

@@ -1,0 +1,1 @@
+"""Comparisons on molecules."""

@@ -1,0 +1,1 @@
+"""Records shown: tables, figures, progress, the README."""

@@ -1,0 +1,254 @@
+"""Figures from records: the headline metric per variant, and the sweep over the residual pathway's precision."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
+from softeq.experiments.engine.experiment import Column, Experiment
+from softeq.experiments.engine.record import Record
+from softeq.experiments.show.tables import choose_preset, describe, scalar, select, variant_order
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+SUFFIXES = (".png", ".pdf", ".svg")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
+"""Okabe and Ito's palette, which people with any of the common colour visions can tell apart."""
+
+_INK, _QUIET, _GRID = "#222222", "#666666", "#DDDDDD"
+_STYLE: Any = {
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "xtick.color": _QUIET,
+    "ytick.color": _QUIET,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+
+def plot_experiment(
+    records: Sequence[Record], experiment: Experiment, path: str | Path, preset: str | None = None
+) -> None:
+    """The headline metric of every variant: a point per seed, the mean as a bar, the published number as a diamond.
+
+    The axis is logarithmic where the values are positive and span more than a decade. Diverged runs are counted in
+    the variant's label.
+
+    Args:
+        records: any records; those of other experiments and presets are left out.
+        experiment: its first column is the headline metric.
+        path: ends in ``.png``, ``.pdf`` or ``.svg``.
+        preset: the largest that the records hold when None.
+
+    Raises:
+        SofteqError: when there is nothing to draw, or the file cannot be written.
+        SofteqValueError: for another suffix.
+        MissingExtraError: without matplotlib.
+    """
+    column = experiment.columns[0]
+    mine = select(records, experiment.name)
+    preset = choose_preset(mine, preset)
+    mine = [r for r in mine if r["preset"] == preset]
+    order = variant_order(mine, experiment)
+    values = {v: _values([r for r in mine if r["variant"] == v], column.key) for v in order}
+    published = {v: x for v in order if (x := published_number(experiment.published.get(v, ""))) is not None}
+    if not any(math.isfinite(x) for group in values.values() for x in group):
+        raise SofteqError(
+            f"nothing to draw: no record of {experiment.name}, preset {preset}, has a finite {column.key}"
+        )
+    title = f"{experiment.name}, preset {preset}"
+    draw_figure(path, (6.4, 1.5 + 0.42 * len(order)), lambda axes: _variants(axes, values, published, column, title))
+
+
+def _values(records: Iterable[Record], key: str) -> list[float]:
+    return [x for r in records if (x := scalar(r["metrics"], key)) is not None]
+
+
+def published_number(text: str) -> float | None:
+    """The number that a published entry starts with (``"1.06 (median)"`` gives 1.06), or None."""
+    match = re.match(r"\s*[~≈]?\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)", text)
+    return float(match[1]) if match else None
+
+
+def _variants(
+    axes: Axes, values: Mapping[str, list[float]], published: Mapping[str, float], column: Column, title: str
+) -> None:
+    labels = []
+    for i, (variant, group) in enumerate(values.items()):
+        finite, stat = [x for x in group if math.isfinite(x)], describe(group)
+        # Seeds side by side in a fixed order: the same image every time, and equal values do not hide each other.
+        offsets = [0.26 * (2 * (j + 0.5) / len(finite) - 1) for j in range(len(finite))]
+        axes.scatter(finite, [i + o for o in offsets], s=22, color=COLOURS[0], alpha=0.65, linewidths=0, zorder=3)
+        if stat.n:
+            axes.plot([stat.mean] * 2, [i - 0.34, i + 0.34], color=_INK, linewidth=2, solid_capstyle="butt", zorder=4)
+        if variant in published:
+            axes.scatter(published[variant], i, s=46, marker="D", color="none", edgecolors=COLOURS[1], zorder=5, lw=1.6)
+        labels.append(variant + (f"\n({stat.diverged} of {stat.n + stat.diverged} diverged)" if stat.diverged else ""))
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", which="major")
+    axes.set_xlabel(column.header)
+    _log_where_wide(axes, [*(x for group in values.values() for x in group), *published.values()])
+    _legend(axes, bool(published))
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=26)
+
+
+def _log_where_wide(axes: Axes, values: Iterable[float]) -> None:
+    finite = [x for x in values if math.isfinite(x)]
+    if min(finite) > 0 and max(finite) / min(finite) > 10:
+        axes.set_xscale("log")
+        label_log(axes.xaxis, min(finite), max(finite))
+
+
+def label_log(axis: Axis, low: float, high: float) -> None:
+    """Ticks as plain numbers where these are short, as powers of ten elsewhere; 2 and 5 too on a short axis."""
+    from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, NullFormatter
+
+    plain = low >= 1e-3 and high < 1e5
+    formatter = FuncFormatter(lambda value, _: f"{value:g}") if plain else LogFormatterMathtext()
+    short = high / low < 40
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if short else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}") if short else formatter)
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend(axes: Axes, published: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], marker="o", color=COLOURS[0], alpha=0.65, linestyle="", markersize=5, markeredgewidth=0),
+        Line2D([], [], marker="|", color=_INK, linestyle="", markersize=11, markeredgewidth=2),
+    ]
+    labels = ["one seed", "mean"]
+    if published:
+        handles.append(Line2D([], [], marker="D", color="none", markeredgecolor=COLOURS[1], markeredgewidth=1.6))
+        labels.append("published")
+    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, handletextpad=0.3, fontsize=9)
+
+
+def plot_precision(
+    records: Sequence[Record], path: str | Path, *, metric: str = "test_mse", label: str = "test MSE", title: str = ""
+) -> None:
+    """Test error against the residual pathway's precision, log-log, a band from the least to the largest seed.
+
+    Args:
+        records: of one experiment and preset. The curve is made of the variants named ``soft@VALUE``, at their
+            configuration's ``residual_precision`` (dimensionless prior precision, > 0); ``hard`` and ``none``, where
+            they are there, are horizontal lines with bands.
+        path: ends in ``.png``, ``.pdf`` or ``.svg``.
+        metric: the key of the error in ``metrics``.
+        label: the error's name on the axis.
+        title: printed above.
+
+    Raises:
+        SofteqError: without a finite error at some precision; `plot_experiment` for the others.
+    """
+    curve = _precision_curve(records, metric)
+    lines = {v: x for v in ("hard", "none") if (x := _positive((r for r in records if r["variant"] == v), metric))}
+    if not curve:
+        raise SofteqError(f"nothing to draw: no record of a variant soft@VALUE has a finite, positive {metric}")
+    drawn = [r for r in records if r["variant"].startswith("soft@") or r["variant"] in ("hard", "none")]
+    lost = len(_values(drawn, metric)) - sum(len(x) for x in (*curve.values(), *lines.values()))
+    heading = [title] * bool(title) + [f"{lost} diverged {'run' if lost == 1 else 'runs'} not drawn"] * bool(lost)
+    draw_figure(path, (6.4, 4.2), lambda axes: _precision(axes, curve, lines, label, heading))
+
+
+def _positive(records: Iterable[Record], key: str) -> list[float]:
+    """What a logarithmic axis can show: the finite, positive values of a metric."""
+    return [x for x in _values(records, key) if math.isfinite(x) and x > 0]
+
+
+def _precision_curve(records: Sequence[Record], metric: str) -> dict[float, list[float]]:
+    groups: dict[float, list[Record]] = {}
+    for r in records:
+        if r["variant"].startswith("soft@"):
+            precision = r["config"].get("residual_precision")
+            if not isinstance(precision, (int, float)) or not precision > 0:
+                raise SofteqError(
+                    f"variant {r['variant']}: expected config['residual_precision'] to be a number above 0,"
+                    f" got {precision!r}"
+                )
+            groups.setdefault(float(precision), []).append(r)
+    curve = {precision: _positive(group, metric) for precision, group in sorted(groups.items())}
+    return {precision: values for precision, values in curve.items() if values}
+
+
+def _precision(
+    axes: Axes, curve: Mapping[float, list[float]], lines: Mapping[str, list[float]], label: str, heading: list[str]
+) -> None:
+    for (variant, values), colour, dash in zip(lines.items(), COLOURS[1:], ("--", "-."), strict=False):
+        axes.axhspan(min(values), max(values), color=colour, alpha=0.12, linewidth=0)
+        axes.axhline(describe(values).mean, color=colour, linewidth=1.6, linestyle=dash)
+        axes.annotate(
+            variant, (1.01, describe(values).mean), xycoords=("axes fraction", "data"), color=colour, va="center"
+        )
+    x = list(curve)
+    axes.fill_between(
+        x, [min(v) for v in curve.values()], [max(v) for v in curve.values()], color=COLOURS[0], alpha=0.2, lw=0
+    )
+    axes.plot(x, [describe(v).mean for v in curve.values()], color=COLOURS[0], marker="o", markersize=5, linewidth=1.8)
+    axes.annotate(
+        "soft",
+        (x[-1], describe(curve[x[-1]]).mean),
+        xytext=(7, 0),
+        textcoords="offset points",
+        color=COLOURS[0],
+        va="center",
+    )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    shown = [v for group in (*curve.values(), *lines.values()) for v in group]
+    label_log(axes.yaxis, min(shown), max(shown))
+    axes.grid(which="major")
+    axes.set_xlabel("prior precision of the residual pathway")
+    axes.set_ylabel(label)
+    seeds = sorted({len(v) for v in (*curve.values(), *lines.values())})
+    n = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    heading = [*heading, f"mean, band from the least to the largest of {n} seeds"]
+    axes.set_title("\n".join(heading), loc="left", fontsize=9.5)
+
+
+def draw_figure(path: str | Path, size: tuple[float, float], draw: Callable[[Axes], None]) -> None:
+    """One figure of ``size`` inches, drawn by ``draw`` and saved; no window, no global state of matplotlib's.
+
+    Raises:
+        SofteqValueError: a suffix that is none of `SUFFIXES`.
+        SofteqError: the file cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise SofteqValueError(f"file: expected a name that ends in {', '.join(SUFFIXES)}, got {str(path)!r}")
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("a figure needs matplotlib: pip install 'softeq[experiments]'") from error
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure.add_subplot())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=160)
+        except OSError as error:
+            raise SofteqError(
+                f"cannot write the figure {path}: {error.strerror or error}; choose another --file"
+            ) from error

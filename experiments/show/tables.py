@@ -1,0 +1,201 @@
+"""Records to the numbers of a table: mean, std, median and n per variant and metric, beside the published numbers.
+
+Pure functions on lists of records. A run whose metric is not finite counts as diverged: it is left out of the mean,
+the standard deviation and the median, and its row says how many there were.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from softeq.errors import SofteqError, SofteqWarning
+from softeq.experiments.engine.experiment import Column, Experiment
+from softeq.experiments.engine.record import Record
+
+PRESETS = ("paper", "default", "smoke")
+"""From the largest to the smallest: what is shown when nobody chose."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """One metric over the seeds of a variant.
+
+    ``n`` finite values with their mean, standard deviation (n - 1 in the denominator; NaN for n < 2) and median (both
+    NaN for n = 0), ``diverged`` values that are not finite, and ``missing`` seeds without the metric.
+    """
+
+    n: int
+    diverged: int
+    mean: float
+    std: float
+    median: float
+    varies: bool
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant: how many seeds it ran, a `Stat` per column, and the published number as printed, or ``""``."""
+
+    variant: str
+    runs: int
+    stats: tuple[Stat, ...]
+    published: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers of a table before they are printed; ``columns`` are those that at least one record has."""
+
+    experiment: str
+    preset: str
+    source: str
+    commits: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    published_source: str
+    notes: tuple[str, ...]
+    remark: str = ""
+
+    @property
+    def has_published(self) -> bool:
+        """Whether a variant of the table has a published number."""
+        return any(row.published for row in self.rows)
+
+    @property
+    def caption(self) -> str:
+        """Experiment, preset, number of seeds, source folder and commits in one line."""
+        counts = sorted({row.runs for row in self.rows})
+        seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        noun = "seed" if counts == [1] else "seeds"
+        commits = f"commit{'s' if len(self.commits) > 1 else ''} {', '.join(self.commits)}"
+        parts = [self.experiment, f"preset {self.preset}", f"{seeds} {noun}", f"records from {self.source}", commits]
+        return "; ".join([*parts, self.remark] if self.remark else parts)
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        """How to read a cell, where the published numbers come from, and the experiment's notes."""
+        diverged = any(stat.diverged for row in self.rows for stat in row.stats)
+        reading = "Cells: mean ± standard deviation (n)."
+        if diverged:
+            reading += " Diverged runs (not finite) are counted in the cell and left out of its mean."
+        published = (f"Published: {self.published_source}",) if self.published_source and self.has_published else ()
+        return (reading, *published, *self.notes)
+
+
+def choose_preset(records: Sequence[Record], preset: str | None = None) -> str:
+    """The preset asked for, or the largest that the records hold.
+
+    Raises:
+        SofteqError: when no record has it.
+    """
+    held = {r["preset"] for r in records}
+    if preset is None and held:
+        return min(held, key=lambda name: (PRESETS.index(name) if name in PRESETS else len(PRESETS), name))
+    if preset is None or preset not in held:
+        kind = "records" if preset is None else f"records of preset {preset!r}"
+        there = f"; there are records of {', '.join(sorted(held))}" if held else ""
+        raise SofteqError(f"no {kind}{there}: make some with `softeq run`")
+    return preset
+
+
+def select(records: Iterable[Record], experiment: str, preset: str | None = None) -> list[Record]:
+    """The records of one experiment, and of one preset if given; of two for the same pair the later, with a warning."""
+    chosen: dict[tuple[str, str, int], Record] = {}
+    for r in records:
+        if r["experiment"] != experiment or preset not in (None, r["preset"]):
+            continue
+        key = (r["preset"], r["variant"], r["seed"])
+        if key in chosen:
+            message = f"{experiment}: two records of preset {key[0]}, variant {key[1]}, seed {key[2]}; the later counts"
+            warnings.warn(message, SofteqWarning, stacklevel=2)
+        chosen[key] = r
+    return list(chosen.values())
+
+
+def scalar(metrics: Mapping[str, Any], key: str) -> float | None:
+    """A metric as a number: ``weight_defect`` as its mean over layers; None where it is absent or no number."""
+    value = metrics.get(key)
+    if key == "weight_defect" and isinstance(value, Mapping):
+        layers = [float(v) for v in value.values() if _is_number(v)]
+        return math.fsum(layers) / len(layers) if layers else None
+    return float(value) if value is not None and _is_number(value) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def describe(values: Sequence[float | None]) -> Stat:
+    """The `Stat` of some numbers; None stands for a seed without one."""
+    present = [v for v in values if v is not None]
+    finite = [v for v in present if math.isfinite(v)]
+    n = len(finite)
+    return Stat(
+        n=n,
+        diverged=len(present) - n,
+        mean=statistics.fmean(finite) if n else math.nan,
+        std=statistics.stdev(finite) if n > 1 else math.nan,
+        median=statistics.median(finite) if n else math.nan,
+        varies=len(set(finite)) > 1,
+        missing=len(values) - len(present),
+    )
+
+
+def variant_order(records: Iterable[Record], experiment: Experiment) -> list[str]:
+    """The variants that the records hold, in the experiment's order; those that it no longer has at the end."""
+    held = dict.fromkeys(r["variant"] for r in records)
+    return [v for v in experiment.variants if v in held] + [v for v in held if v not in experiment.variants]
+
+
+def build(
+    records: Sequence[Record], experiment: Experiment, preset: str | None = None, *, source: str, remark: str = ""
+) -> Table:
+    """The table of one experiment and one preset.
+
+    Args:
+        records: any records; those of other experiments and presets are left out.
+        experiment: its columns, published numbers and notes.
+        preset: the largest that the records hold when None.
+        source: the folder that the records come from, for the caption.
+        remark: one more part of the caption.
+
+    Raises:
+        SofteqError: when there are no such records.
+    """
+    mine = select(records, experiment.name)
+    preset = choose_preset(mine, preset)
+    mine = [r for r in mine if r["preset"] == preset]
+    columns = tuple(c for c in experiment.columns if any(scalar(r["metrics"], c.key) is not None for r in mine))
+    if not columns:
+        keys = ", ".join(c.key for c in experiment.columns)
+        raise SofteqError(f"no record of {experiment.name}, preset {preset}, has one of the metrics {keys}")
+    rows = []
+    for variant in variant_order(mine, experiment):
+        own = [r["metrics"] for r in mine if r["variant"] == variant]
+        stats = tuple(describe([scalar(m, c.key) for m in own]) for c in columns)
+        rows.append(Row(variant, len(own), stats, experiment.published.get(variant, "")))
+    return Table(
+        experiment=experiment.name,
+        preset=preset,
+        source=source,
+        commits=_commits(mine),
+        columns=columns,
+        rows=tuple(rows),
+        published_source=experiment.published_source,
+        notes=tuple(experiment.notes),
+        remark=remark,
+    )
+
+
+def _commits(records: Iterable[Record]) -> tuple[str, ...]:
+    names = []
+    for r in records:
+        commit, dirty = r["provenance"].get("commit"), r["provenance"].get("dirty")
+        names.append(f"{str(commit)[:7]}{' (dirty)' if dirty else ''}" if commit else "none")
+    return tuple(dict.fromkeys(names))

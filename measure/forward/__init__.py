@@ -1,0 +1,1 @@
+"""Forward mode: tangents carried through a network, and the network made ready for it."""

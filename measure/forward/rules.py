@@ -1,0 +1,222 @@
+"""The rules of forward mode on Duals: how each operation carries the tangents along.
+
+What the directions share (the slope of an activation, the statistics of a layer normalisation) is computed once. Layer
+normalisation without its weights and softmax have symmetric Jacobians, so torch's fused backward kernels are their
+forward derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.overrides
+from torch import Tensor
+
+from softeq.measure.forward.dual import RULES, Dual, Rule, Unfollowed, any_dual, at, by_jvp, values, wrapped
+
+aten = torch.ops.aten
+
+_LINEAR = """
+    view _unsafe_view _reshape_alias reshape permute transpose t unsqueeze squeeze expand slice select split
+    split_with_sizes unbind narrow diagonal unfold alias detach clone contiguous _to_copy lift_fresh
+    sum mean cumsum neg flip roll repeat tril triu index index_select gather
+    avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d
+    upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+    reflection_pad2d replication_pad2d im2col col2im pixel_shuffle pixel_unshuffle channel_shuffle
+    view_as_real view_as_complex _fft_r2c _fft_c2c _fft_c2r
+"""
+_ELEMENTWISE = """
+    relu gelu silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu softplus mish
+    exp expm1 log log1p sqrt rsqrt reciprocal abs sin cos erf pow clamp clamp_min clamp_max
+"""
+_FRESH = "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_empty_strided"
+_CONSTANT = "eq ne lt le gt ge isnan isfinite argmax argmin _local_scalar_dense"
+
+
+def rules(names: str) -> Callable[[Rule], Rule]:
+    """Registers a rule for operations of torch.ops.aten; names that this torch does not have are left out."""
+
+    def register(rule: Rule) -> Rule:
+        RULES.update({getattr(aten, name): rule for name in names.split() if hasattr(aten, name)})
+        return rule
+
+    return register
+
+
+@rules(_LINEAR)
+def _linear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, *rest = args
+    if any_dual(rest):
+        return by_jvp(func, args, kwargs)
+    return wrapped(func(x.primal, *rest, **kwargs), [func(t, *rest, **kwargs) for t in x.tangents])
+
+
+@rules(_CONSTANT)
+def _constant(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*values(args), **kwargs)
+
+
+@rules(_FRESH)
+def _fresh(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A constant, into which moving values may be written."""
+    pattern, *rest = args
+    out = func(pattern.primal, *rest, **kwargs)
+    return Dual(out, lambda _: [torch.zeros_like(out) for _ in pattern.tangents]) if out.is_floating_point() else out
+
+
+@rules("as_strided")
+def _any_places(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    raise Unfollowed("as_strided reads the memory behind a tensor, which its tangents do not share")
+
+
+@rules(_ELEMENTWISE)
+def _elementwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, *rest = args
+    if not isinstance(x, Dual) or not x.is_floating_point() or any(isinstance(v, Tensor) for v in rest):
+        return by_jvp(func, args, kwargs)
+    with torch.overrides.enable_reentrant_dispatch(), torch.enable_grad():
+        leaf = x.primal.detach().requires_grad_()
+        out = func(leaf, *rest, **kwargs)
+        (slope,) = torch.autograd.grad(out, leaf, torch.ones_like(out))
+    return Dual(out.detach(), [t * slope for t in x.tangents])
+
+
+@rules("cat stack")
+def _joined(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    parts, *rest = args
+    count = next(len(part.tangents) for part in parts if isinstance(part, Dual))
+    tangents = [
+        func(
+            [part.tangents[i] if isinstance(part, Dual) else torch.zeros_like(part) for part in parts], *rest, **kwargs
+        )
+        for i in range(count)
+    ]
+    return wrapped(func(values(parts), *rest, **kwargs), tangents)
+
+
+@rules("add sub")
+def _sum(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    a, b, *rest = args
+    out = func(*values(args), **kwargs)
+    if isinstance(a, Dual) and isinstance(b, Dual):
+        return Dual(out, [func(s, t, *rest, **kwargs) for s, t in zip(a.tangents, b.tangents, strict=True)])
+    if isinstance(a, Dual):  # fresh tensors, not the operand's own: something may write into them
+        return Dual(out, [torch.empty_like(out).copy_(s) for s in a.tangents])
+    return Dual(out, [func(torch.zeros_like(out), t, *rest, **kwargs) for t in b.tangents])
+
+
+@rules("mul")
+def _product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    a, b = args
+    out = func(*values(args))
+    return Dual(out, list(_bilinear(func, a, b, lambda s, t: s.add_(t))))
+
+
+@rules("mm bmm")
+def _matrix_product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    a, b = args
+    out = func(*values(args), **kwargs)
+    if isinstance(a, Dual) and isinstance(b, Dual) and func is aten.bmm.default:
+        pairs = zip(a.tangents, b.tangents, strict=True)
+        return Dual(out, [func(s, b.primal).baddbmm_(a.primal, t) for s, t in pairs])
+    return Dual(out, list(_bilinear(func, a, b, lambda s, t: s.add_(t))))
+
+
+def _bilinear(func: Any, a: Any, b: Any, add: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
+    """func(da, b) + func(a, db), whichever of the two are Duals."""
+    for i in range(len(a.tangents if isinstance(a, Dual) else b.tangents)):
+        terms = [func(a.tangents[i], at(b, None))] if isinstance(a, Dual) else []
+        terms += [func(at(a, None), b.tangents[i])] if isinstance(b, Dual) else []
+        yield terms[0] if len(terms) == 1 else add(*terms)
+
+
+@rules("div")
+def _quotient(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    a, b = args
+    if kwargs or not isinstance(a, Dual):  # with rounding, or the less common case
+        return by_jvp(func, args, kwargs)
+    out = func(*values(args))
+    if isinstance(b, Dual):
+        pairs = zip(a.tangents, b.tangents, strict=True)
+        return Dual(out, [torch.addcmul(s, out, t, value=-1).div_(b.primal) for s, t in pairs])
+    return Dual(out, [func(t, b) for t in a.tangents])
+
+
+@rules("addmm")
+def _affine_map(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    bias, a, weight = args
+    if kwargs or not isinstance(a, Dual) or any_dual((bias, weight)):
+        return by_jvp(func, args, kwargs)
+    return Dual(func(bias, a.primal, weight), [torch.mm(t, weight) for t in a.tangents])
+
+
+@rules("convolution")
+def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The tangents wait: a batch normalisation that follows scales the weights instead of them."""
+    x, weight, bias, *rest = args
+    if kwargs or any_dual((weight, bias)):
+        return by_jvp(func, args, kwargs)
+    out, sources = func(x.primal, weight, bias, *rest), x.tangents
+    written, transposed = [t._version for t in sources], rest[3]
+
+    def tangents(scale: Tensor | None) -> list[Tensor]:
+        if [t._version for t in sources] != written:
+            raise Unfollowed("a convolution's input was written into before its output was used")
+        scaled = weight
+        if scale is not None:
+            scaled = weight * scale.reshape((1, -1, 1, 1) if transposed else (-1, *[1] * (weight.ndim - 1)))
+        return [func(t, scaled, None, *rest) for t in sources]
+
+    grouped = transposed and rest[5] != 1  # there the output's channels lie along no single axis of the weight
+    return Dual(out, tangents(None) if grouped else tangents)
+
+
+@rules("native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm")
+def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    x, *others = args
+    variance = named["running_var"]
+    if named.get("training", False) or variance is None or any_dual(others):
+        return by_jvp(func, args, kwargs)
+    out, *statistics = func(x.primal, *others, **kwargs)
+    scale = (variance + named.get("eps", named.get("epsilon"))).rsqrt().to(out.dtype)
+    if named["weight"] is not None:
+        scale = scale * named["weight"]
+    if x.pending is not None:
+        tangents = x.pending(scale)
+    else:
+        tangents = [t * scale.reshape(-1, *[1] * (x.ndim - 2)) for t in x.tangents]
+    return (Dual(out, tangents), *statistics)
+
+
+@rules("native_layer_norm")
+def _layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, shape, weight, bias, eps = args
+    if any_dual((weight, bias)):
+        return by_jvp(func, args, kwargs)
+    out, mean, rstd = func(x.primal, shape, weight, bias, eps)
+    primal, tangents = x.primal.contiguous(), []
+    for t in x.tangents:
+        parts = (t.contiguous(), primal, shape, mean, rstd, None, None, [True, False, False])
+        plain = aten.native_layer_norm_backward(*parts)[0]
+        tangents.append(plain if weight is None else plain.mul_(weight))
+    return Dual(out, tangents), mean, rstd
+
+
+@rules("_softmax _safe_softmax")
+def _softmax(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, axis, *rest = args
+    out = func(x.primal, axis, *rest, **kwargs)
+    if out.dtype != x.dtype:
+        return by_jvp(func, args, kwargs)
+    return Dual(out, [aten._softmax_backward_data(t, out, axis, out.dtype) for t in x.tangents])
+
+
+@rules("max_pool2d_with_indices")
+def _max_pool(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, *rest = args
+    out, places = func(x.primal, *rest, **kwargs)
+    flat = places.flatten(-2)
+    return Dual(out, [t.flatten(-2).gather(-1, flat).view(out.shape) for t in x.tangents]), places

@@ -1,0 +1,1 @@
+"""Models, weights and images by name or from files."""

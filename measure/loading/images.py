@@ -1,0 +1,290 @@
+"""Images for an audit: photographs that packages ship, folders, noise; prepared as the model wants them."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from softeq.measure.loading.sources import Model
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_MOST_PIXELS = 100_000_000
+_IMAGENET = 1000
+# What Pillow's decoders raise for files that are broken in one way or another.
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError),
+    *(ZeroDivisionError, NotImplementedError, struct.error, zlib.error),
+)
+# Photographs among scikit-image's samples: no drawings, no textures, no microscopy.
+_PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "camera.png")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images ready for a model.
+
+    Attributes:
+        x: ``(N, C, H, W)`` in float32, normalised; C = 3, or 1 for a model of grey images.
+        labels: ``(N,)``, class indices of the model, -1 where an image has none; ``None`` where none has one.
+            See `accuracy`.
+        names: per image.
+        skipped: what was left out, with the reason.
+    """
+
+    x: Tensor
+    labels: Tensor | None
+    names: list[str]
+    skipped: list[tuple[str, str]]
+
+
+def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int = 0) -> Images:
+    """Images from a source, prepared as the model's data configuration says.
+
+    Args:
+        source: ``"demo"`` (20 ImageNet images that foolbox ships, labelled for a model of 1000 classes, then
+            scikit-image's photographs, without labels), ``"noise"`` (white noise around grey with a standard deviation
+            of 0.25, clipped to [0, 1]) or a folder: images in it, and in one folder per class.
+            Class folders named by ImageNet synsets (``n01440764``) give labels for a model with as many classes as one
+            of ImageNet's lists (1000 and up), those named by numbers are class indices, and others are numbered in
+            alphabetical order if the model has as many classes.
+        model: whose size, mean, standard deviation, interpolation, crop and number of classes apply.
+        limit: at most so many; from a folder with more, drawn with the seed.
+        seed: of that choice and of the noise.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+        SofteqError: an absent or empty folder, or none of its files can be read; each file's reason is listed.
+        SofteqValueError: a limit below 1.
+    """
+    if limit < 1:
+        raise SofteqValueError(f"limit: expected at least 1 image, got {limit}")
+    if str(source) == "noise":
+        return _noise(model, limit, seed)
+    if str(source) == "demo":
+        chosen = _demo(model.classes)[:limit]
+    else:
+        chosen = _drawn(_folder(Path(source), model.classes), limit, seed)
+    images, labels, names, skipped = [], [], [], []
+    for path, name, label in chosen:
+        try:
+            images.append(prepare(read_image(path), model))
+        except SofteqError as error:
+            skipped.append((name, str(error)))
+            continue
+        labels.append(label)
+        names.append(name)
+    if not images:
+        first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
+        raise SofteqError(f"images: none of the {len(chosen)} files in {source} can be used: {first}")
+    known = torch.tensor(labels)
+    return Images(torch.stack(images), known if bool((known >= 0).any()) else None, names, skipped)
+
+
+File = tuple[Path, str, int]
+"""Path, name, label or -1."""
+
+
+def _demo(classes: int | None) -> list[File]:
+    shipped = _data_folder("foolbox")
+    files = []
+    for path in sorted(shipped.glob("imagenet_*_*")):
+        found = re.fullmatch(r"imagenet_(\d+)_(\d+)", path.stem)
+        if found:
+            files.append((path, path.name, int(found[2]) if classes == _IMAGENET else -1))
+    samples = _data_folder("skimage")
+    return files + [(samples / name, name, -1) for name in _PHOTOGRAPHS if (samples / name).exists()]
+
+
+def _data_folder(package: str) -> Path:
+    """The folder ``data`` of an installed package, which is not imported."""
+    found = importlib.util.find_spec(package)
+    folders = [Path(p) / "data" for p in (found.submodule_search_locations or [])] if found is not None else []
+    if not any(folder.is_dir() for folder in folders):
+        raise MissingExtraError(f"the demo images come with {package}: pip install 'softeq[audit]'")
+    return next(folder for folder in folders if folder.is_dir())
+
+
+def _folder(folder: Path, classes: int | None) -> list[File]:
+    if not folder.is_dir():
+        raise SofteqError(f"images: expected demo, noise or a folder, got {str(folder)!r}, which is none")
+    files = [(path, path.name, -1) for path in _images(folder)]
+    # Folders without images count too: the classes after them keep their numbers.
+    groups = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for group, label in zip(groups, _labels([group.name for group in groups], classes), strict=True):
+        files += [(path, f"{group.name}/{path.name}", label) for path in _images(group)]
+    if not files:
+        raise SofteqError(f"images: {folder} holds no image ({', '.join(SUFFIXES)}), nor do folders in it")
+    return files
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def _labels(names: list[str], classes: int | None) -> list[int]:
+    """Class indices of class folders, -1 for what is no class of the model."""
+    if classes is None:
+        return [-1] * len(names)
+    if all(re.fullmatch(r"n\d{8}", name) for name in names):
+        order = {name: i for i, name in enumerate(_synsets(classes))}
+        return [order.get(name, -1) for name in names]
+    if all(name.isdecimal() for name in names):
+        return [int(name) if int(name) < classes else -1 for name in names]
+    return list(range(len(names))) if len(names) == classes else [-1] * len(names)
+
+
+def _synsets(classes: int) -> list[str]:
+    """The synset names of the classes, in order; none where no list of ImageNet's has as many."""
+    try:
+        from timm.data import ImageNetInfo, infer_imagenet_subset
+    except ImportError as error:
+        raise MissingExtraError("ImageNet's class folders need timm: pip install 'softeq[timm]'") from error
+    subset = infer_imagenet_subset({"num_classes": classes})
+    return [] if subset is None else list(ImageNetInfo(subset).label_names())
+
+
+def _drawn(files: list[File], limit: int, seed: int) -> list[File]:
+    if len(files) <= limit:
+        return files
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))
+    return [files[i] for i in sorted(order[:limit].tolist())]
+
+
+def read_image(path: str | Path) -> Image:
+    """A file as an RGB image, upright; transparency on white, grey as equal channels, 16 bits scaled to 8.
+
+    Of an animation the first frame. Floating pixels are taken as in [0, 1], or in [0, 255] if one is above 1.
+
+    Raises:
+        SofteqError: it cannot be read, is cut off, has an edge below 2 pixels, more than 100 million pixels, or NaN,
+            infinite, negative or too large values.
+        MissingExtraError: pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise MissingExtraError("reading images needs pillow: pip install 'softeq[timm]'") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what Pillow warns is an error below, or harmless
+            with Image.open(path) as file:
+                _check_size(*file.size)
+                file.load()
+                return _rgb(ImageOps.exif_transpose(file))
+    except Image.DecompressionBombError as error:
+        raise SofteqError(f"expected at most {_MOST_PIXELS:,} pixels; scale it down") from error
+    except SofteqError:  # some are ValueErrors too
+        raise
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SofteqError(f"not a readable image: {reason}") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if min(width, height) < 2:
+        raise SofteqError(f"expected at least 2 x 2 pixels, got {width} x {height}")
+    if width * height > _MOST_PIXELS:
+        raise SofteqError(f"expected at most {_MOST_PIXELS:,} pixels, got {width} x {height}; scale it down")
+
+
+def _rgb(image: Image) -> Image:
+    from PIL import Image
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise SofteqError("it has NaN or infinite pixels")
+        top = 65535.0 if image.mode != "F" else 255.0 if values.max() > 1 else 1.0
+        if values.min() < 0 or values.max() > top:
+            raise SofteqError(f"expected pixels in [0, {top:g}], got [{values.min():g}, {values.max():g}]")
+        image = Image.fromarray((values / top * 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def prepare(image: Image, model: Model) -> Tensor:
+    """Resized, cropped around the centre and normalised as timm does for evaluation: ``(C, H, W)`` in float32.
+
+    With the crop mode "center" the input shows the middle of the image, whose shorter side over the crop share
+    becomes the input's side; with "squash" both sides do so, and proportions are lost.
+
+    Raises:
+        SofteqValueError: an interpolation or crop mode that is unknown here.
+    """
+    from PIL import Image
+
+    filters = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
+    if model.interpolation not in filters:
+        raise SofteqValueError(f"interpolation: expected one of {', '.join(filters)}, got {model.interpolation!r}")
+    height, width = model.image_size
+    columns, rows = _scaled(image.width, image.height, model)
+    left, top = round((columns - width) / 2), round((rows - height) / 2)
+    # Only what stays after the crop is resized: a long and narrow image would take gigabytes.
+    across, down = image.width / columns, image.height / rows
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
+    channels = len(model.mean)
+    shown = image.convert("RGB" if channels == 3 else "L").resize((width, height), filters[model.interpolation], box)
+    pixels = torch.frombuffer(bytearray(shown.tobytes()), dtype=torch.uint8).view(height, width, channels)
+    return _normalised(pixels.permute(2, 0, 1).float() / 255, model)
+
+
+def _scaled(width: int, height: int, model: Model) -> tuple[int, int]:
+    """Columns and rows of the whole image before the crop."""
+    rows, columns = (math.floor(side / model.crop) for side in model.image_size)
+    if model.crop_mode == "squash":
+        return columns, rows
+    if model.crop_mode != "center":
+        raise SofteqValueError(f"crop_mode: expected 'center' or 'squash', got {model.crop_mode!r}")
+    if rows == columns:  # torchvision's rounding
+        short = min(width, height)
+        return int(columns * width / short), int(rows * height / short)
+    ratio = min(width / columns, height / rows)
+    return round(width / ratio), round(height / ratio)
+
+
+def _normalised(x: Tensor, model: Model) -> Tensor:
+    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (model.mean, model.std))
+    return (x - mean) / std
+
+
+def _noise(model: Model, count: int, seed: int) -> Images:
+    generator = torch.Generator().manual_seed(seed)
+    channels = len(model.mean)
+    x = (0.5 + 0.25 * torch.randn(count, channels, *model.image_size, generator=generator)).clamp(0, 1)
+    return Images(_normalised(x, model), None, [f"noise {i}" for i in range(count)], [])
+
+
+def accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """The share of labelled images whose predicted class is right.
+
+    Args:
+        predictions: ``(N,)`` class indices.
+        labels: ``(N,)``, -1 where there is none.
+
+    Raises:
+        SofteqValueError: none is labelled.
+    """
+    known = labels >= 0
+    if not bool(known.any()):
+        raise SofteqValueError("labels: expected at least one that is not -1")
+    return float((predictions[known] == labels[known]).double().mean())

@@ -1,0 +1,1 @@
+"""How data and features move: flows, stencils, spaces, fields, finite elements, declared actions."""

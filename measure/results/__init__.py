@@ -1,0 +1,1 @@
+"""What a measurement returns, and the statistics over its samples."""

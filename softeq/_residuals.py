@@ -1,0 +1,234 @@
+"""The residual pathways of ``SoftConv2d``: weights that are not shared between positions, in three forms.
+
+Each computes the whole layer, the shared kernel K plus its own weights, from K, or ``None`` where the layer has none.
+With zero padding a tap that lies outside the image multiplies zero; such weights are no part of the linear map.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softeq._windows import Window
+from softeq.errors import SofteqValueError
+from softeq.unshared import LocalConv2d, LowRankConv2d, add_bias, local_conv2d, low_rank_conv2d
+
+LARGEST_DENSE = 2**31
+"""The most weights that a dense residual may have: 8 GiB in float32."""
+
+
+def uniform(shape: tuple[int, ...], bound: float) -> Tensor:
+    """Uniform between ``-bound`` and ``bound``."""
+    return torch.empty(shape).uniform_(-bound, bound)
+
+
+def _copied(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
+
+
+class Residual(nn.Module, ABC):
+    """A residual pathway with unshared weights; its parameters are its own, the shared kernel is handed in.
+
+    Args:
+        channels: ``(in, out)``.
+        size: ``(H, W)`` of the image.
+        window: the geometry; at most as large as the image where padding is circular.
+        factor: of the size at which an unconstrained layer of this form starts.
+        bias: whether there is a bias ``(out, H', W')``.
+        rank: how many kernels the low-rank form combines; the others have no use for it.
+    """
+
+    bias: nn.Parameter | None
+    fan_in: int
+
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        size: tuple[int, int],
+        window: Window,
+        *,
+        factor: float,
+        bias: bool,
+        rank: int,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = channels
+        self.size, self.window, self.out_size = size, window, window.output_size(size)
+        self.positions = self.out_size[0] * self.out_size[1]
+        self.kernel_shape = (self.out_channels, self.in_channels // window.groups, *window.kernel)
+        self._make(factor, rank)
+        start = uniform((self.out_channels, *self.out_size), factor / math.sqrt(self.fan_in)) if bias else None
+        self.register_parameter("bias", None if start is None else nn.Parameter(start))
+
+    @abstractmethod
+    def _make(self, factor: float, rank: int) -> None:
+        """Makes the weights, and sets how many inputs an output number sees."""
+
+    @abstractmethod
+    def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
+        """The layer's output for ``(N, C, H, W)``, with the merged bias."""
+
+    @abstractmethod
+    def merged(self, kernel: Tensor | None) -> Tensor:
+        """The weight of the plain layer."""
+
+    @abstractmethod
+    def defect(self, kernel: Tensor | None) -> tuple[float, float]:
+        """``||W - P(W)||^2`` and ``||P(W)||^2``, W the whole linear map, P onto the convolutions; in float64."""
+
+    @abstractmethod
+    def plain(self, kernel: Tensor | None, bias: Tensor | None) -> nn.Module:
+        """The layer as a module without pathways, of copies."""
+
+
+class DenseResidual(Residual):
+    """From any position and channel to any, ``(out, H', W', in, H, W)``: the paper's."""
+
+    places: Tensor
+    taps: Tensor
+
+    def _make(self, factor: float, rank: int) -> None:
+        self.fan_in = self.in_channels * self.size[0] * self.size[1]
+        entries = self.fan_in * self.out_channels * self.positions
+        if entries > LARGEST_DENSE:
+            raise SofteqValueError(
+                f"residual: 'dense' needs {entries:.1e} weights for images of {self.size[0]} x {self.size[1]}: "
+                "expected 'local' or 'lowrank' for layers of this size"
+            )
+        shape = (self.out_channels, *self.out_size, self.in_channels, *self.size)
+        self.weight = nn.Parameter(uniform(shape, factor / math.sqrt(self.fan_in)))
+        sources = self.window.sources(self.size)
+        taps, positions = torch.nonzero(sources >= 0, as_tuple=True)
+        outputs = torch.arange(self.out_channels)[:, None] * self.positions + positions
+        inputs = torch.arange(self.in_channels)[:, None] * sources[0].new_tensor(self.size).prod()
+        groups = self.window.groups
+        # Channel i of the kernel's second axis is channel i of the output channel's own group.
+        own = torch.arange(self.out_channels) // (self.out_channels // groups)
+        inputs = inputs.view(groups, -1, 1)[own] + sources[taps, positions]
+        self.register_buffer("places", outputs[:, None] * self.fan_in + inputs, persistent=False)
+        self.register_buffer("taps", taps, persistent=False)
+
+    def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Two operations in the soft layer: a merged copy of the dense weight would cost more than the convolution."""
+        flat = self.weight.reshape(-1, self.fan_in)
+        y = F.linear(x.flatten(1), flat).unflatten(1, (self.out_channels, *self.out_size))
+        return add_bias(y if kernel is None else y + self.window.convolve(x, kernel), bias)
+
+    def merged(self, kernel: Tensor | None) -> Tensor:
+        """``(out, H', W', in, H, W)``."""
+        return self.weight if kernel is None else self.spread(kernel, self.weight)
+
+    def spread(self, kernel: Tensor, base: Tensor) -> Tensor:
+        """``base`` plus the dense map of the convolution with this kernel."""
+        values = kernel.flatten(2).index_select(2, self.taps)
+        return base.reshape(-1).scatter_add(0, self.places.reshape(-1), values.reshape(-1)).view(base.shape)
+
+    def shared_part(self, weight: Tensor) -> Tensor:
+        """The kernel of the nearest convolution: the mean of each tap's copies, ``(out, in / groups, *kernel)``."""
+        copies = self.taps.bincount(minlength=self.window.taps).clamp_min(1)
+        values = weight.reshape(-1)[self.places]
+        sums = values.new_zeros(*self.kernel_shape[:2], self.window.taps).index_add(2, self.taps, values)
+        return (sums / copies).view(self.kernel_shape)
+
+    def defect(self, kernel: Tensor | None) -> tuple[float, float]:
+        """See ``Residual.defect``."""
+        weight = self.merged(kernel).double()
+        near = self.spread(self.shared_part(weight), torch.zeros_like(weight))
+        return float((weight - near).square().sum()), float(near.square().sum())
+
+    def plain(self, kernel: Tensor | None, bias: Tensor | None) -> nn.Module:
+        """Flatten, ``nn.Linear``, unflatten: torch's own modules alone."""
+        weight = self.merged(kernel).reshape(-1, self.fan_in)
+        linear = nn.Linear(self.fan_in, weight.shape[0], bias is not None, weight.device, weight.dtype)
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias.flatten())
+        return nn.Sequential(nn.Flatten(-3), linear, nn.Unflatten(-1, (self.out_channels, *self.out_size)))
+
+
+class LocalResidual(Residual):
+    """A kernel per output position, ``(H', W', out, in / groups, *kernel)``."""
+
+    inside: Tensor
+
+    def _make(self, factor: float, rank: int) -> None:
+        self.fan_in = math.prod(self.kernel_shape[1:])
+        self.weight = nn.Parameter(uniform((*self.out_size, *self.kernel_shape), factor / math.sqrt(self.fan_in)))
+        inside = (self.window.sources(self.size) >= 0).T.reshape(*self.out_size, 1, 1, *self.window.kernel)
+        self.register_buffer("inside", inside, persistent=False)
+
+    def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
+        """One batched matrix product with the merged kernels."""
+        return local_conv2d(x, self.merged(kernel), bias, self.window)
+
+    def merged(self, kernel: Tensor | None) -> Tensor:
+        """``(H', W', out, in / groups, *kernel)``."""
+        return self.weight if kernel is None else self.weight + kernel
+
+    def shared_part(self, weight: Tensor) -> Tensor:
+        """The kernel of the nearest convolution: each tap's mean over the positions where it is inside the image."""
+        copies = self.inside.sum((0, 1)).clamp_min(1)
+        return (weight * self.inside).sum((0, 1)) / copies
+
+    def defect(self, kernel: Tensor | None) -> tuple[float, float]:
+        """See ``Residual.defect``."""
+        weight = self.merged(kernel).double() * self.inside
+        near = self.shared_part(weight) * self.inside
+        return float((weight - near).square().sum()), float(near.square().sum())
+
+    def plain(self, kernel: Tensor | None, bias: Tensor | None) -> nn.Module:
+        """A ``LocalConv2d``."""
+        return LocalConv2d(self.merged(kernel).clone(), _copied(bias), self.window)
+
+
+class LowRankResidual(Residual):
+    """``sum_r coefficients[r, p] kernels[r]``: ``(rank, H', W')`` and ``(rank, out, in / groups, *kernel)``.
+
+    Zero coefficients make it zero while they still receive a gradient; both factors are priced by the prior, so that
+    at the optimum of the split between them the price of each term is ``precision ||coefficients|| ||kernel||``.
+    """
+
+    inside: Tensor
+
+    def _make(self, factor: float, rank: int) -> None:
+        self.fan_in = math.prod(self.kernel_shape[1:])
+        self.kernels = nn.Parameter(uniform((rank, *self.kernel_shape), 1 / math.sqrt(self.fan_in)))
+        self.coefficients = nn.Parameter(torch.randn(rank, *self.out_size) * (factor / math.sqrt(rank)))
+        self.register_buffer("inside", self.window.sources(self.size) >= 0, persistent=False)
+
+    def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
+        """One convolution with ``rank + 1`` times the output channels, and their sum per position."""
+        return low_rank_conv2d(x, kernel, self.kernels, self.coefficients, bias, self.window)
+
+    def merged(self, kernel: Tensor | None) -> Tensor:
+        """``(H', W', out, in / groups, *kernel)``, as a local layer's: for inspection, it may be large."""
+        own = torch.einsum("rhw,roiuv->hwoiuv", self.coefficients, self.kernels)
+        return own if kernel is None else own + kernel
+
+    def defect(self, kernel: Tensor | None) -> tuple[float, float]:
+        """See ``Residual.defect``; from the factors, tap by tap, without the merged weight."""
+        kernels = self.kernels.double().flatten(1, 2).flatten(2)  # (rank, out * in / groups, taps)
+        shared = torch.zeros_like(kernels[0]) if kernel is None else kernel.double().flatten(0, 1).flatten(1)
+        coefficients = self.coefficients.double().flatten(1)
+        off, near = 0.0, 0.0
+        for tap, inside in enumerate(self.inside):
+            alive, own = coefficients[:, inside], kernels[:, :, tap]
+            if not alive.shape[1]:
+                continue
+            mean = alive.mean(1, keepdim=True)
+            spread = (alive - mean) @ (alive - mean).T
+            off += float((spread * (own @ own.T)).sum())
+            near += alive.shape[1] * float((shared[:, tap] + (mean * own).sum(0)).square().sum())
+        return max(off, 0.0), near
+
+    def plain(self, kernel: Tensor | None, bias: Tensor | None) -> nn.Module:
+        """A ``LowRankConv2d``: the factors are kept, a local layer would need a kernel per position."""
+        factors = self.kernels.clone(), self.coefficients.clone()
+        return LowRankConv2d(_copied(kernel), *factors, _copied(bias), self.window)
+
+
+RESIDUALS: dict[str, type[Residual]] = {"dense": DenseResidual, "local": LocalResidual, "lowrank": LowRankResidual}

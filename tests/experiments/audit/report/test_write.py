@@ -1,0 +1,333 @@
+import base64
+import csv
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy
+import pytest
+
+from softeq.errors import SofteqError
+from softeq.experiments.audit.report.figures import Dot, axis, bars, dot_rows, number, png, scatter
+from softeq.experiments.audit.report.groups import csv_text, group_records
+from softeq.experiments.audit.report.page import html_text
+from softeq.experiments.audit.report.sections import relative_to_declared
+from softeq.experiments.audit.report.write import write_report
+
+EVIL = '<script>alert("1")</script>&'
+MAP = base64.b64encode(numpy.arange(12, dtype=numpy.uint8).tobytes()).decode()
+
+
+def _record(model="cnn", flow="rotation", *, metrics=None, experiment="audit", **config):
+    own = {"model": model, "flow": flow, "weights": "random", "weights_hash": "ab", "image_size": [3, 4]}
+    shared = {"images": "noise", "images_hash": "cd", "count": 4, "stencil": "bspline", "boundary": "mirror"}
+    shared |= {"margin": 2, "norm": "mean_square", "output": "probabilities", "dtype": "float32", "seed": 0}
+    measured = {
+        "unit": "radians",
+        "lee_mean": 0.25,
+        "lee_median": 0.2,
+        "lee_quantiles": {"0.05": 0.1},
+        "lee_interval": [0.125, 0.5],
+        "control_mean": 1.0,
+        "ratio_to_control": 0.31,
+        "ratio_interval": [0.2, 0.4],
+        "missing": 1,
+        "accuracy": 0.5,
+        "parameters": 1500,
+        "skipped": [["a.png", "no image"]],
+        "stencils": {
+            "bspline": {"lee_mean": 0.5, "declared": True},
+            "central": {"lee_mean": 2.0},
+            "fourier": {"not_measurable": "too large"},
+        },
+        "directions": {"most": {"text": "translation"}, "least": {"text": "shear"}},
+        "layerwise": {"shares": [["conv", 1.5], ["head", -0.5]], "gap": 1e-9, "not_attributable": [["act", "why not"]]},
+        "map": {"height": 3, "width": 4, "mean": MAP, "first": MAP, "mean_peak": 0.1, "first_peak": 0.2},
+        "image": base64.b64encode(b"an image").decode(),
+    }
+    return {
+        "experiment": experiment,
+        "config": own | shared | config,
+        "metrics": measured if metrics is None else metrics,
+        "provenance": {"softeq": "0.1", "commit": "1234567890ab", "device": "cpu", "utc": "2026-01-01"},
+    }
+
+
+class _Page(HTMLParser):
+    """Collects what the tests ask about, and whether the tags nest."""
+
+    VOID = frozenset({"meta", "img", "br", "circle", "rect", "line", "polygon"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def _page(*records, failures=()):
+    return _Page(html_text(group_records(records), failures=failures))
+
+
+def test_the_head_says_what_was_measured_on_what():
+    words = _page(_record()).words
+    assert "norm mean_square: the mean of (Lf)² over the output's entries (Eq. 4" in words
+    assert "output space probabilities: softmax probabilities, taken as invariant" in words
+    assert "stencil bspline, boundary mirror, margin 2 pixels" in words
+    assert "images noise, n = 4, hash cd" in words
+
+
+def test_the_numbers_of_a_model():
+    words = _page(_record()).words
+    assert "0.25 [0.125, 0.5] 1 image left out 0.2 0.31 4 to 4" in words
+    assert "rotation per radian²" in words
+    assert "1.5 k parameters" in words
+    assert "accuracy 50.0 %" in words
+    assert "Most equivariant affine direction: translation" in words
+    assert "Least equivariant affine direction: shear" in words
+    assert "per radian²" not in _page(_record(norm="mean_abs")).words
+
+
+def test_what_could_not_be_measured_is_listed_with_the_reason_and_never_as_a_number():
+    lost = _record(model="vit", metrics={"not_measurable": "the output holds NaN"})
+    words = _page(_record(), lost).words
+    assert "vit LEE rotation the output holds NaN" in words
+    assert "cnn stencil fourier rotation too large" in words
+    assert "not attributable: act" in words
+    assert "vit: LEE in" not in words
+    assert "Everything that was asked for could be measured" not in words
+    alone = _page(lost).words
+    assert "LEE for each flow" not in alone
+    assert "the output holds NaN" in alone
+    good = _record()
+    good["metrics"]["stencils"].pop("fourier")
+    assert "Everything that was asked for could be measured" in _page(good).words
+
+
+def test_images_left_out_and_failed_models_are_listed():
+    words = _page(_record(), failures=[("resnet9000", "no such model")]).words
+    assert "a.png: no image" in words
+    assert "resnet9000 no such model" in words
+    assert "no such model" not in _page(_record()).words
+
+
+def test_every_text_is_escaped():
+    record = _record(EVIL, images=EVIL, weights=EVIL, dtype=EVIL)
+    metrics = record["metrics"]
+    metrics["skipped"] = [[EVIL, EVIL]]
+    metrics["directions"] = {"most": {"text": EVIL}, "least": {"text": EVIL}}
+    metrics["layerwise"] = {"shares": [[EVIL, 1.0]], "gap": 0.0, "not_attributable": [[EVIL, EVIL]]}
+    metrics["stencils"][EVIL] = {"lee_mean": 1.0}
+    metrics["image"] = EVIL
+    lost = _record("other", EVIL, metrics={"not_measurable": EVIL}, images=EVIL, weights=EVIL, dtype=EVIL)
+    lost["provenance"]["device"] = EVIL
+    page = html_text(group_records([record, lost, _record("third", images=EVIL, dtype=EVIL)]), failures=[(EVIL, EVIL)])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") > 12
+    assert _Page(page).all("script") == []
+
+
+def test_the_page_needs_no_network_and_is_accessible():
+    page = _page(_record(), _record(flow="scale"), _record("vit"))
+    for tag, attributes in page.tags:
+        for name in ("src", "href"):
+            assert attributes.get(name, "data:").startswith("data:")
+        assert tag not in ("script", "link", "iframe")
+        assert not (name := attributes.get("style")) or "url(" not in name
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in page.all("svg"))
+    assert all(head["scope"] in ("col", "row") for head in page.all("th"))
+    assert page.all("html") == [{"lang": "en"}]
+    assert "width=device-width" in page.all("meta")[1]["content"]
+
+
+def test_no_figure_is_wider_than_a_phone():
+    page = _page(_record(), _record("vit", "translation_x"))
+    assert max(int(svg["width"]) for svg in page.all("svg")) <= 372
+
+
+def test_configurations_get_chapters_of_their_own():
+    records = [_record(), _record(stencil="central"), _record(flow="scale"), _record(seed=1)]
+    groups = group_records(records)
+    assert [(g.settings["stencil"], g.settings["seed"], list(g.models["cnn"])) for g in groups] == [
+        ("bspline", 0, ["rotation", "scale"]),
+        ("central", 0, ["rotation"]),
+        ("bspline", 1, ["rotation"]),
+    ]
+    page = _page(*records)
+    assert len(page.all("h2")) == 3
+    assert "3 configurations are in these records" in page.words
+    assert "configurations are in" not in _page(_record()).words
+
+
+def test_of_equal_configurations_the_later_counts_and_flows_have_one_order():
+    later = _record()
+    later["metrics"]["lee_mean"] = 7.0
+    (group,) = group_records([_record(flow="scale"), _record(), _record(layerwise=4), later, _record(flow="mine")])
+    assert list(group.models["cnn"]) == ["rotation", "scale", "mine"]
+    assert group.models["cnn"]["rotation"]["metrics"]["lee_mean"] == 7.0
+
+
+def test_what_an_interrupted_audit_lacks_is_named():
+    words = _page(_record(), _record(flow="scale"), _record("vit")).words
+    assert words.count("No record yet of") == 1
+    assert "No record yet of scale." in words
+
+
+def test_two_versions_of_a_model_are_told_apart():
+    (group,) = group_records([_record(), _record(weights="pretrained", weights_hash="ef"), _record("vit")])
+    assert list(group.models) == [
+        "cnn (weights random, weights hash ab)",
+        "cnn (weights pretrained, weights hash ef)",
+        "vit",
+    ]
+
+
+def test_other_experiments_are_left_out_and_a_record_without_a_flow_is_refused():
+    assert group_records([_record(experiment="inertia")]) == []
+    assert "There are no records" in _page().words
+    broken = _record()
+    broken["config"].pop("flow")
+    with pytest.raises(SofteqError, match="has no 'flow'"):
+        group_records([broken])
+
+
+def test_lee_stands_against_accuracy_if_all_have_one_else_against_size():
+    other = _record("vit")
+    assert "LEE against accuracy" in _page(_record(), other).words
+    other["metrics"]["accuracy"] = None
+    assert "LEE against parameters" in _page(_record(), other).words
+    assert "LEE against" not in _page(_record()).words
+
+
+def test_stencils_relative_to_the_declared_one():
+    metrics = _record()["metrics"]
+    assert relative_to_declared(metrics) == {"central": 4.0}
+    metrics["stencils"]["bspline"]["lee_mean"] = 0.0
+    assert relative_to_declared(metrics) == {}
+    assert relative_to_declared({}) == {}
+
+
+def test_a_damaged_map_is_said_to_be_damaged():
+    record = _record()
+    record["metrics"]["map"]["mean"] = "&&&"
+    assert "the record's map is damaged" in _page(record).words
+    assert "damaged" not in _page(_record()).words
+
+
+def test_many_modules_are_summed_up():
+    record = _record()
+    record["metrics"]["layerwise"]["shares"] = [[f"m{i}", 0.05] for i in range(20)]
+    words = _page(record).words
+    assert "12 others together 60.0 %" in words
+    assert "m19" not in words
+
+
+def test_csv_has_a_line_per_record_with_everything_it_depends_on():
+    text = csv_text([_record(), _record("vit", metrics={"not_measurable": 'NaN, "really"'}), _record()])
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["model"], row["flow"]) for row in rows] == [("cnn", "rotation"), ("vit", "rotation")]
+    assert float(rows[0]["lee_mean"]) == 0.25
+    assert json.loads(rows[0]["lee_interval"]) == [0.125, 0.5]
+    assert (rows[0]["norm"], rows[0]["stencil"], rows[0]["images_hash"]) == ("mean_square", "bspline", "cd")
+    assert rows[1]["lee_mean"] == ""
+    assert rows[1]["not_measurable"] == 'NaN, "really"'
+
+
+def test_files_are_replaced_whole(tmp_path):
+    folder = tmp_path / "a" / "b"
+    paths = write_report([_record()], folder)
+    assert [path.name for path in paths] == ["audit.csv", "audit.html"]
+    write_report([_record(), _record("vit")], folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["audit.csv", "audit.html"]
+    assert "vit" in paths[1].read_text()
+    assert paths[1].stat().st_mode & 0o044 == 0o044
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SofteqError, match=r"cannot write the report into .*another with --out"):
+        write_report([_record()], tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.123456, "0.123"),
+        (-1.5, "−1.5"),
+        (1234.0, "1234"),
+        (1.234e-5, "1.23×10⁻⁵"),
+        (-2e12, "−2.00×10¹²"),
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "∞"),
+    ],
+)
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("values", [(1e-9, 1.0), (0.3, 0.4), (5.0,), (), (2e5, 3e7), (1.0, 1.0), (800.0, 1050.0)])
+def test_an_axis_holds_its_values_and_has_ticks(values, log):
+    scale = axis(values, 10.0, 110.0, log=log)
+    assert all(10 < scale(v) < 110 for v in values)
+    ticks = scale.ticks()
+    assert 2 <= len(ticks) <= 9
+    assert all(9.9 <= scale(t) <= 110.1 for t in ticks)
+    assert ticks == sorted(ticks)
+    assert scale(-1e30) == 10
+
+
+def test_zero_sits_hollow_at_the_edge_and_nan_is_named():
+    drawn = dot_rows([("a", [Dot(0.0, 0, "x"), Dot(1.0, 1, "y", 0.5, 2.0), Dot(math.nan, 0, "z")])], label="L", alt="A")
+    assert drawn.count('fill="#FFFFFF"') == 1
+    assert "x: 0" in drawn
+    assert "z: –" in drawn
+    assert 'aria-label="A"' in drawn
+
+
+def test_the_bar_of_a_negative_share_lies_left_of_zero():
+    drawn = bars([("up", 1.5), ("down", -0.5)], label="share", alt="A")
+    (up, wide), (down, narrow) = [
+        (float(x), float(w)) for x, w in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawn)
+    ]
+    assert wide == pytest.approx(3 * narrow, rel=0.01)
+    assert down + narrow == pytest.approx(up, abs=0.2)
+    assert "−50.0 %" in drawn
+
+
+def test_scatter_puts_larger_values_higher_and_further_right():
+    drawn = scatter(
+        [(1.0, 1.0, 0, "a"), (2.0, 10.0, 0, "b")], title="T", x_label="x", y_label="y", alt="A", log_x=False
+    )
+    (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    assert x2 > x1
+    assert y2 < y1
+
+
+def test_png_is_read_back_the_same():
+    image = pytest.importorskip("PIL.Image")
+    pixels = numpy.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=numpy.uint8)
+    assert (numpy.asarray(image.open(io.BytesIO(png(pixels)))) == pixels).all()

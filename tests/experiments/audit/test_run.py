@@ -1,0 +1,293 @@
+import base64
+import math
+import re
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+
+from softeq.errors import SofteqError, SofteqValueError
+from softeq.experiments.audit import model as audit_model
+from softeq.experiments.audit import run as audit
+from softeq.experiments.audit.model import measure_model
+from softeq.experiments.audit.run import hash_tensors, report, run_audit
+from softeq.experiments.audit.settings import Settings
+from softeq.experiments.engine import record
+from softeq.measure import FLOWS, STENCILS, local_equivariance_error
+from softeq.measure.loading.images import load_images
+from softeq.measure.loading.sources import load_model
+
+QUICK = Settings(images="noise", flows=("rotation", "translation_x"), limit=3, dtype="float64", stencil_images=2)
+
+
+@pytest.fixture(autouse=True)
+def _toys(toys):
+    """The folder of the toy models is on the path."""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run an audit in an empty folder: its outcome, the records, the events."""
+
+    def go(*models, settings=QUICK, **changes):
+        events = []
+        outcome = run_audit(models, replace(settings, **changes), tmp_path, events.append)
+        return outcome, record.read(tmp_path / "audit.jsonl"), events
+
+    return go
+
+
+def test_the_numbers_are_those_of_the_measurement(run):
+    outcome, records, _ = run("toy_models:cnn")
+    assert outcome.exit_code == 0
+    assert [r["variant"] for r in records] == ["toy_models:cnn/rotation", "toy_models:cnn/translation_x"]
+    model = load_model("toy_models:cnn", dtype=torch.float64)
+    x = load_images("noise", model=model, limit=3).x.double()
+    result = local_equivariance_error(model.module, x, ["rotation", "translation_x"])
+    for k, flow in enumerate(result.flows):
+        metrics = records[k]["metrics"]
+        assert metrics["lee_mean"] == pytest.approx(result.mean()[flow])
+        assert metrics["lee_median"] == pytest.approx(result.median()[flow])
+        assert metrics["lee_interval"] == pytest.approx(result.interval(flow))
+        assert metrics["per_sample"] == pytest.approx(result.per_sample()[:, k].tolist())
+        assert metrics["control_per_sample"] == pytest.approx(result.control["mean_square"][:, k].tolist())
+        assert metrics["ratio_to_control"] == pytest.approx(result.ratio_to_control()[:, k].median().item())
+        assert metrics["other_norms"]["relative"]["lee_mean"] == pytest.approx(result.mean("relative")[flow])
+        assert metrics["unit"] == FLOWS[flow].unit
+        assert metrics["directions"]["most"]["text"] == result.directions().most.text
+        assert (metrics["missing"], metrics["accuracy"], metrics["labelled"]) == (0, None, 0)
+        assert metrics["parameters"] == sum(p.numel() for p in model.module.parameters())
+        assert metrics["layerwise"] is None
+
+
+def test_the_other_stencils_are_tried_on_the_first_images(run):
+    _, records, _ = run("toy_models:cnn", stencil="central")
+    found = records[0]["metrics"]["stencils"]
+    assert tuple(found) == STENCILS
+    assert [name for name, entry in found.items() if entry.get("declared")] == ["central"]
+    model = load_model("toy_models:cnn", dtype=torch.float64)
+    x = load_images("noise", model=model, limit=3).x.double()[:2]
+    for stencil, entry in found.items():
+        expected = local_equivariance_error(model.module, x, "rotation", stencil=stencil).mean()["rotation"]
+        assert entry["lee_mean"] == pytest.approx(expected)
+
+
+def test_the_map_is_the_tangent_times_the_gradient_of_the_largest_output(run, monkeypatch):
+    monkeypatch.setattr(audit_model, "CELLS", 16)
+    _, records, _ = run("toy_models:cnn", limit=1, output="logits")
+    model = load_model("toy_models:cnn", dtype=torch.float64)
+    x = load_images("noise", model=model, limit=1).x.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.module(x).amax(), x)
+    expected = (FLOWS["rotation"].tangent(x.detach()) * gradient).sum(1)[0].abs()
+    entry = records[0]["metrics"]["map"]
+    assert (entry["height"], entry["width"]) == (12, 16)
+    levels = numpy.frombuffer(base64.b64decode(entry["mean"]), numpy.uint8).reshape(12, 16) / 255 * entry["mean_peak"]
+    assert entry["mean_peak"] == pytest.approx(expected.max().item())
+    assert numpy.abs(levels - expected.numpy()).max() < entry["mean_peak"] / 400
+    assert entry["first"] == entry["mean"]
+    assert base64.b64decode(records[0]["metrics"]["image"]).startswith(b"\xff\xd8")
+
+
+def test_a_map_is_averaged_down(run, monkeypatch):
+    monkeypatch.setattr(audit_model, "CELLS", 8)
+    _, records, _ = run("toy_models:cnn")
+    entry = records[0]["metrics"]["map"]
+    assert (entry["height"], entry["width"]) == (6, 8)
+
+
+def test_layerwise_shares_sum_to_one(run):
+    _, records, _ = run("toy_models:cnn", layerwise=True)
+    split = records[0]["metrics"]["layerwise"]
+    assert math.fsum(share for _, share in split["shares"]) == pytest.approx(1)
+    assert split["gap"] < 1e-9
+    assert {"conv", "act", "head"} <= {name for name, _ in split["shares"]}
+    assert records[0]["config"]["layerwise"] == 3
+
+
+def test_the_configuration_is_complete_and_follows_what_it_depends_on(run):
+    _, (first, *_), _ = run("toy_models:cnn", limit=2)
+    config = first["config"]
+    assert config["model"] == "toy_models:cnn"
+    assert (config["flow"], config["norm"], config["output"]) == ("rotation", "mean_square", "probabilities")
+    assert (config["stencil"], config["boundary"], config["margin"]) == ("bspline", "mirror", 0)
+    assert (config["images"], config["count"], config["limit"]) == ("noise", 2, 2)
+    assert (config["dtype"], config["seed"], config["image_size"]) == ("float64", 0, [12, 16])
+    _, records, _ = run("toy_models:cnn", "toy_models:wide", limit=2, seed=1)
+    seeded, wide = records[2]["config"], records[4]["config"]
+    assert seeded["weights_hash"] == config["weights_hash"] != wide["weights_hash"]
+    assert seeded["images_hash"] != config["images_hash"]
+    assert seeded["images_hash"] == wide["images_hash"] != config["images_hash"]
+    assert first["provenance"]["device"] == "cpu"
+    assert first["provenance"]["dtype"] == "float64"
+
+
+def test_the_hash_follows_names_shapes_types_and_values():
+    base = hash_tensors({"a": torch.zeros(2, 3)})
+    others = [{"b": torch.zeros(2, 3)}, {"a": torch.zeros(3, 2)}, {"a": torch.zeros(2, 3).long()}, {"a": 0}]
+    others += [{"a": torch.zeros(2, 3) + torch.eye(2, 3)}]
+    assert base == hash_tensors({"a": torch.zeros(3, 2).T})
+    assert len({base, *map(hash_tensors, others)}) == 6
+    assert len(base) == 16
+
+
+def test_what_is_recorded_is_not_measured_again(run):
+    run("toy_models:cnn", flows=("rotation",))
+    outcome, records, events = run("toy_models:cnn")
+    assert outcome.held == ["toy_models:cnn/rotation"]
+    assert outcome.recorded == ["toy_models:cnn/translation_x"]
+    assert [e.kind for e in events if e.kind != "step"] == ["start", "skip", "record", "done"]
+    assert len(records) == 2
+    outcome, records, _ = run("toy_models:cnn", stencil="central")
+    assert (len(outcome.held), len(outcome.recorded), len(records)) == (0, 2, 4)
+
+
+def test_layerwise_serves_one_who_asks_for_less_and_not_one_who_asks_for_more(run):
+    run("toy_models:cnn", flows=("rotation",))
+    assert run("toy_models:cnn", flows=("rotation",), layerwise=True)[0].recorded
+    assert not run("toy_models:cnn", flows=("rotation",), layerwise=True)[0].recorded
+    assert not run("toy_models:cnn", flows=("rotation",))[0].recorded
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("constant", "it answers to no change of its input"),
+        ("not_a_number", "the output has NaN"),
+        ("features", "no class head.*measure --output logits"),
+    ],
+)
+def test_what_cannot_be_measured_is_recorded_as_that(run, model, words):
+    name = f"toy_models:{model}"
+    outcome, records, _ = run(name, "toy_models:cnn")
+    lost = [r for r in records if r["config"]["model"] == name]
+    assert [set(r["metrics"]) for r in lost] == [{"not_measurable"}] * 2
+    assert re.search(words, lost[0]["metrics"]["not_measurable"])
+    assert outcome.not_measurable == [f"{name}/rotation", f"{name}/translation_x"]
+    assert (outcome.exit_code, outcome.failed_models) == (1, [name])
+    again, records, _ = run(name, "toy_models:cnn")
+    assert (again.exit_code, again.recorded, len(records)) == (1, [], 4)
+
+
+def test_a_model_that_fails_does_not_stop_the_others(run, tmp_path):
+    outcome, records, _ = run("toy_models:broken", "toy_models:nowhere", "toy_models:cnn")
+    assert {r["config"]["model"] for r in records} == {"toy_models:cnn"}
+    (broken, reason), (nowhere, absent) = outcome.failures
+    assert (broken, nowhere) == ("toy_models:broken", "toy_models:nowhere")
+    assert reason == "RuntimeError: this model has <b>no</b> forward pass"
+    assert "has no 'nowhere'" in absent
+    assert outcome.exit_code == 1
+    page = report(tmp_path, outcome.failures)[1].read_text()
+    assert "&lt;b&gt;no&lt;/b&gt; forward pass" in page
+
+
+def test_only_mistakes_are_exit_code_2_and_a_failing_model_is_1(run):
+    assert run("toy_models:nowhere", "toy_models:no_module")[0].exit_code == 2
+    assert run("toy_models:broken")[0].exit_code == 1
+
+
+def test_a_full_disk_ends_the_audit(run, monkeypatch):
+    def full(path, line):
+        raise SofteqError("no space left")
+
+    monkeypatch.setattr(audit.record, "append", full)
+    with pytest.raises(SofteqError, match="no space left"):
+        run("toy_models:cnn", "toy_models:wide")
+
+
+def test_auto_halves_the_batch_until_it_fits(run):
+    import toy_models
+
+    toy_models._Hungry.sizes.clear()
+    outcome, records, _ = run("toy_models:hungry", limit=4)
+    assert outcome.exit_code == 0
+    assert toy_models._Hungry.sizes[:4] == [4, 2, 1, 1]
+    plain = [r["metrics"]["lee_mean"] for r in run("toy_models:cnn", limit=4)[1][2:]]
+    assert [r["metrics"]["lee_mean"] for r in records] == pytest.approx(plain)
+    fixed, _, _ = run("toy_models:hungry", limit=4, batch_size=2, seed=1)
+    assert fixed.failures == [("toy_models:hungry", "out of memory with --batch-size 2: choose a smaller one, or auto")]
+
+
+def test_the_batch_size_changes_nothing(run):
+    whole = [r["metrics"] for r in run("toy_models:cnn", batch_size=3)[1]]
+    model = load_model("toy_models:cnn", dtype=torch.float64)
+    images = load_images("noise", model=model, limit=3)
+    images = replace(images, x=images.x.double())
+    single = [m for _, m in measure_model(model, images, replace(QUICK, batch_size=1), QUICK.flows, lambda *_: None)]
+    for a, b in zip(whole, single, strict=True):
+        assert a["per_sample"] == pytest.approx(b["per_sample"])
+        assert a["control_per_sample"] == pytest.approx(b["control_per_sample"])
+        assert a["map"]["mean_peak"] == pytest.approx(b["map"]["mean_peak"])
+
+
+def test_the_model_is_left_as_it_was(run):
+    model = load_model("toy_models:cnn")
+    images = load_images("noise", model=model, limit=2)
+    model.module.train()
+    list(measure_model(model, images, replace(QUICK, dtype="float32", layerwise=True), QUICK.flows, lambda *_: None))
+    assert model.module.training
+    assert all(p.requires_grad for p in model.module.parameters())
+    assert not model.module._forward_hooks
+
+
+def test_progress_ends_at_the_whole(run):
+    _, _, events = run("toy_models:cnn", layerwise=True)
+    steps = [e for e in events if e.kind == "step"]
+    assert steps[-1].done == steps[-1].total > 0
+    assert [e.done for e in steps] == sorted(e.done for e in steps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lower_precision_agrees_roughly(run, dtype):
+    exact = [r["metrics"]["lee_mean"] for r in run("toy_models:cnn", output="logits")[1]]
+    rough = [r["metrics"]["lee_mean"] for r in run("toy_models:cnn", output="logits", dtype=dtype)[1][2:]]
+    assert rough == pytest.approx(exact, rel=1e-4 if dtype == "float32" else 0.3)
+
+
+def test_accuracy_stands_beside_lee_where_there_are_labels(run, tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    rng = numpy.random.default_rng(0)
+    images = [image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=numpy.uint8)) for _ in range(4)]
+    for k, image in enumerate(images):
+        (tmp_path / "images" / str(k)).mkdir(parents=True)
+        image.save(tmp_path / "images" / str(k) / "a.png")
+    _, records, _ = run("toy_models:cnn", images=str(tmp_path / "images"))
+    model = load_model("toy_models:cnn")
+    images = load_images(tmp_path / "images", model=model, limit=3)
+    expected = (model.module(images.x).argmax(1) == images.labels).double().mean().item()
+    assert records[0]["metrics"]["accuracy"] == pytest.approx(expected)
+    assert records[0]["metrics"]["labelled"] == 3
+
+
+def test_mistakes_are_found_before_any_model_is_loaded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(audit, "load_model", lambda *_, **__: pytest.fail("loaded a model"))
+    for changes, words in (
+        ({"norm": "l2"}, "unknown norm 'l2': expected one of mean_square"),
+        ({"flows": ("rotatoin",)}, "did you mean 'rotation'"),
+        ({"flows": ()}, "flows: expected some of"),
+        ({"limit": 0}, "limit: expected 1 or more, got 0"),
+        ({"margin": -1}, "margin: expected 0 or more"),
+        ({"batch_size": 0}, "batch-size: expected 1 or more"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'"),
+        ({"weights": "w.pt"}, "expected one model for the file w.pt, got 2"),
+    ):
+        with pytest.raises(SofteqValueError, match=words):
+            run("toy_models:cnn", "toy_models:wide", **changes)
+    with pytest.raises(SofteqError, match="expected demo, noise or a folder"):
+        run("toy_models:cnn", images=str(tmp_path / "nowhere"))
+    if not torch.cuda.is_available():
+        with pytest.raises(SofteqError, match="cuda was asked for"):
+            run("toy_models:cnn", device="cuda")
+
+
+@pytest.mark.gpu
+def test_a_gpu_agrees_with_the_cpu(run):
+    slow = [r["metrics"]["lee_mean"] for r in run("toy_models:cnn", device="cpu")[1]]
+    other, records, _ = run("toy_models:wide", device="cuda")
+    assert other.exit_code == 0
+    assert records[2]["provenance"]["device"].startswith("cuda")
+    model = load_model("toy_models:cnn", dtype=torch.float64, device="cuda")
+    images = load_images("noise", model=model, limit=3)
+    images = replace(images, x=images.x.double().cuda())
+    fast = [m["lee_mean"] for _, m in measure_model(model, images, QUICK, QUICK.flows, lambda *_: None)]
+    assert fast == pytest.approx(slow, rel=1e-9)

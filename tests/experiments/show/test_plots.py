@@ -1,0 +1,130 @@
+import dataclasses
+import math
+import sys
+
+import pytest
+from matplotlib.figure import Figure
+
+from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
+from softeq.experiments.show import plots
+
+
+@pytest.fixture
+def records(make_record):
+    values = {"hard": [1.0, 1.2], "soft": [0.25, 0.3], "diverges": [math.nan, 2.0]}
+    return [make_record(v, seed, test_mse=x) for v, group in values.items() for seed, x in enumerate(group)]
+
+
+@pytest.fixture
+def sweep(make_record):
+    made = [
+        make_record(f"soft@1e{k}", seed, config={"residual_precision": 10.0**k}, test_mse=abs(k) + 0.5 + 0.1 * seed)
+        for k in (2, -1, 0)
+        for seed in range(3)
+    ]
+    lines = [make_record(v, seed, test_mse=3.0 + seed) for v in ("hard", "none") for seed in range(2)]
+    return made + lines
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of whatever is drawn, instead of a file."""
+    kept = []
+
+    def draw(path, size, fill):
+        axes = Figure(figsize=size).add_subplot()
+        fill(axes)
+        kept.append(axes)
+
+    monkeypatch.setattr(plots, "draw_figure", draw)
+    return kept
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_both_figures_are_saved_by_their_suffix(toy, records, sweep, tmp_path, suffix, magic):
+    for name, draw in {
+        "a": lambda path: plots.plot_experiment(records, toy, path),
+        "b": lambda path: plots.plot_precision(sweep, path, title="toy"),
+    }.items():
+        path = tmp_path / "new" / f"{name}.{suffix}"
+        draw(path)
+        assert path.read_bytes().startswith(magic)
+        assert path.stat().st_size > 4000
+
+
+def test_every_seed_is_a_point_and_diverged_runs_are_counted(toy, records, drawn):
+    plots.plot_experiment(records, toy, "a.png")
+    (axes,) = drawn
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["hard", "soft", "diverges\n(1 of 2 diverged)"]
+    points = [sorted(x for x, _ in group.get_offsets()) for group in axes.collections]
+    assert points == [[1.0, 1.2], [1.06], [0.25, 0.3], [2.0]]  # 1.06 is the published number
+    assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([1.1, 0.275, 2.0])
+    assert axes.get_xlabel() == "test MSE"
+    assert axes.get_xscale() == "linear"
+
+
+def test_the_axis_is_logarithmic_where_values_span_a_decade(toy, records, make_record, drawn):
+    plots.plot_experiment([*records, make_record("none", test_mse=4.0)], toy, "a.png")
+    plots.plot_experiment([*records, make_record("none", test_mse=-40.0)], toy, "a.png")
+    assert [axes.get_xscale() for axes in drawn] == ["log", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1.06 (median)", 1.06), ("2.2e-3", 2.2e-3), ("~.28", 0.28), ("not given", None), ("", None), ("4", 4.0)],
+)
+def test_the_published_number(text, value):
+    assert plots.published_number(text) == value
+
+
+def test_nothing_to_draw_is_an_error(toy, make_record, tmp_path):
+    with pytest.raises(SofteqError, match="has a finite test_mse"):
+        plots.plot_experiment([make_record(test_mse=math.nan)], toy, tmp_path / "a.png")
+    with pytest.raises(SofteqError, match="no record of a variant soft@VALUE"):
+        plots.plot_precision([make_record(test_mse=1.0)], tmp_path / "a.png")
+    with pytest.raises(SofteqError, match="no records"):
+        plots.plot_experiment([], toy, tmp_path / "a.png")
+
+
+def test_the_sweep_is_log_log_sorted_and_banded(sweep, drawn, make_record):
+    plots.plot_precision(
+        [*sweep, make_record("soft@1e2", 3, config={"residual_precision": 100.0}, test_mse=math.nan)], ""
+    )
+    (axes,) = drawn
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    curve = axes.lines[-1]
+    assert list(curve.get_xdata()) == [0.1, 1.0, 100.0]
+    assert list(curve.get_ydata()) == pytest.approx([1.6, 0.6, 2.6])
+    assert [text.get_text() for text in axes.texts] == ["hard", "none", "soft"]
+    assert axes.lines[0].get_ydata()[0] == 3.5
+    assert "1 diverged run not drawn" in axes.get_title(loc="left")
+    low, high = axes.collections[-1].get_paths()[0].get_extents().intervaly
+    assert (low, high) == pytest.approx((0.5, 2.7))
+
+
+def test_a_sweep_without_a_precision_names_the_variant(make_record, tmp_path):
+    with pytest.raises(SofteqError, match=r"soft@1: expected config\['residual_precision'\] .* above 0, got None"):
+        plots.plot_precision([make_record("soft@1", test_mse=1.0)], tmp_path / "a.png")
+
+
+def test_a_bad_file_is_refused(toy, records, tmp_path):
+    with pytest.raises(SofteqValueError, match=r"ends in \.png, \.pdf, \.svg, got .*a\.jpeg"):
+        plots.plot_experiment(records, toy, tmp_path / "a.jpeg")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SofteqError, match="cannot write the figure"):
+        plots.plot_experiment(records, toy, tmp_path / "file" / "a.png")
+
+
+def test_without_matplotlib_the_extra_is_named(toy, records, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"softeq\[experiments\]"):
+        plots.plot_experiment(records, toy, tmp_path / "a.png")
+
+
+def test_drawing_leaves_matplotlib_as_it_was(toy, records, tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.plot_experiment(records, dataclasses.replace(toy, published={}), tmp_path / "a.png")
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,105 @@
+import math
+import statistics
+
+import pytest
+
+from softeq.errors import SofteqError, SofteqWarning
+from softeq.experiments.show import tables
+
+
+def test_describe_leaves_diverged_runs_out_and_counts_them():
+    stat = tables.describe([1.0, 2.0, 6.0, math.nan, math.inf, None])
+    assert (stat.n, stat.diverged, stat.missing) == (3, 2, 1)
+    assert stat.mean == 3.0
+    assert stat.std == pytest.approx(math.sqrt(7))  # n - 1 in the denominator
+    assert stat.median == 2.0
+    assert stat.varies
+
+
+def test_describe_of_one_number_has_no_deviation_and_of_none_has_nothing():
+    one, none = tables.describe([2.0]), tables.describe([math.nan])
+    assert (one.n, one.mean, one.varies) == (1, 2.0, False)
+    assert math.isnan(one.std)
+    assert (none.n, none.diverged) == (0, 1)
+    assert math.isnan(none.mean)
+    assert math.isnan(none.median)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "key", "expected"),
+    [
+        ({"a": 3}, "a", 3.0),
+        ({"weight_defect": {"x": 0.1, "y": 0.3}}, "weight_defect", 0.2),
+        ({"weight_defect": {}}, "weight_defect", None),
+        ({"curve": {"x": 1.0}}, "curve", None),
+        ({"a": [1.0]}, "a", None),
+        ({"a": True}, "a", None),
+        ({"a": "1"}, "a", None),
+        ({"a": None}, "a", None),
+        ({}, "a", None),
+    ],
+)
+def test_scalar_takes_numbers_and_the_mean_defect_alone(metrics, key, expected):
+    assert tables.scalar(metrics, key) == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_layer_that_diverged_is_not_averaged_away():
+    assert math.isnan(tables.scalar({"weight_defect": {"x": 0.1, "y": math.nan}}, "weight_defect"))
+
+
+def test_select_takes_one_experiment_and_preset(make_record):
+    records = [make_record(), make_record(experiment="other"), make_record(preset="paper")]
+    assert tables.select(records, "toy") == [records[0], records[2]]
+    assert tables.select(records, "toy", "paper") == [records[2]]
+
+
+def test_of_two_records_of_one_pair_the_later_counts_and_is_warned_of(make_record):
+    records = [make_record(test_mse=1.0), make_record(test_mse=2.0)]
+    with pytest.warns(SofteqWarning, match="two records of preset smoke, variant hard, seed 0"):
+        assert tables.select(records, "toy") == [records[1]]
+
+
+def test_the_largest_preset_is_chosen(make_record):
+    records = [make_record(preset=name) for name in ("smoke", "default", "own")]
+    assert tables.choose_preset(records) == "default"
+    assert tables.choose_preset(records, "own") == "own"
+    assert tables.choose_preset([*records, make_record(preset="paper")]) == "paper"
+    with pytest.raises(SofteqError, match=r"no records of preset 'paper'; there are records of default, own, smoke"):
+        tables.choose_preset(records, "paper")
+    with pytest.raises(SofteqError, match="no records: make some"):
+        tables.choose_preset([])
+
+
+def test_the_table_holds_what_the_records_hold(toy, make_record):
+    hard = [1.0, 1.5, 1.1]
+    records = [make_record("hard", s, test_mse=x, parameters=7, curve={"x": 1}) for s, x in enumerate(hard)]
+    records += [make_record("diverges", s, test_mse=math.nan, parameters=7) for s in range(2)]
+    records += [make_record("retired", 0, test_mse=3.0)]
+    records += [make_record("hard", 9, preset="default", test_mse=99.0)]
+    table = tables.build(records, toy, "smoke", source="runs", remark="so it is")
+    assert [row.variant for row in table.rows] == ["hard", "diverges", "retired"]
+    assert [row.runs for row in table.rows] == [3, 2, 1]
+    assert [column.key for column in table.columns] == ["test_mse", "parameters"]
+    first = table.rows[0].stats[0]
+    assert (first.n, first.diverged) == (3, 0)
+    assert first.mean == pytest.approx(statistics.fmean(hard))
+    assert first.std == pytest.approx(statistics.stdev(hard))
+    assert table.rows[1].stats[0].diverged == 2
+    assert [row.published for row in table.rows] == ["1.06 (median)", "not given", ""]
+    assert table.caption == "toy; preset smoke; 1 to 3 seeds; records from runs; commit 1234567; so it is"
+    assert table.footnotes[1:] == ("Published: A Paper (2021), table 1", "Everything here is made up.")
+    assert "Diverged" in table.footnotes[0]
+
+
+def test_the_caption_names_every_commit(toy, make_record):
+    records = [make_record(seed=0, test_mse=1.0), make_record(seed=1, commit=None, test_mse=1.0)]
+    records[0]["provenance"]["dirty"] = True
+    caption = tables.build(records, toy, source="results").caption
+    assert caption == "toy; preset smoke; 2 seeds; records from results; commits 1234567 (dirty), none"
+
+
+def test_no_records_and_no_known_metric_are_errors(toy, make_record):
+    with pytest.raises(SofteqError, match="no records"):
+        tables.build([make_record(experiment="other")], toy, source="runs")
+    with pytest.raises(SofteqError, match="has one of the metrics test_mse, weight_defect"):
+        tables.build([make_record(other=1.0)], toy, source="runs")

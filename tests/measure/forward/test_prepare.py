@@ -1,0 +1,108 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from softeq.measure.forward.prepare import math_attention, measurable
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fused_attn = True
+        self.seen = None
+
+    def forward(self, x):
+        self.seen = self.fused_attn
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+def network():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Sequential(nn.ReLU6(True))
+    )
+    model[1].eval()  # one part frozen on purpose
+    model[0].bias.requires_grad_(False)
+    return model
+
+
+def state(model):
+    return (
+        [m.training for m in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+        [getattr(m, "inplace", None) for m in model.modules()],
+        {k: v.clone() for k, v in model.state_dict().items()},
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_restored(fails):
+    model = network()
+    modes, learnt, inplace, weights = state(model)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        with measurable(model) as same:
+            assert same is model
+            assert not any(m.training for m in model.modules())
+            assert not any(p.requires_grad for p in model.parameters())
+            assert not any(getattr(m, "inplace", False) for m in model.modules())
+            assert not torch.backends.mha.get_fastpath_enabled()
+            model(torch.randn(2, 3, 8, 8))
+            if fails:
+                raise KeyError
+    except KeyError:
+        assert fails
+    assert state(model)[:3] == (modes, learnt, inplace)
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    after = model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in weights.items())  # running statistics too
+
+
+def test_a_model_in_evaluation_mode_stays_so():
+    model = network().eval()
+    with measurable(model):
+        pass
+    assert not any(m.training for m in model.modules())
+
+
+def test_train_is_called_where_a_model_does_more_in_it():
+    class Merging(nn.Linear):
+        def train(self, mode=True):
+            self.merged = not mode
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(2, 2)).train()
+    with measurable(model):
+        assert model[0].merged
+    assert not model[0].merged
+    assert model[0].training
+
+
+def test_attention_has_a_forward_derivative_only_inside():
+    model, x = Attention(), torch.randn(1, 2, 5, 8)
+    with pytest.raises(NotImplementedError, match="forward"):
+        torch.func.jvp(model, (x,), (x,))
+    with measurable(model):
+        value, _ = torch.func.jvp(model, (x,), (x,))
+        assert model.seen is False
+    assert model.fused_attn is True
+    torch.testing.assert_close(value, model(x))
+    with math_attention():
+        torch.func.jvp(model, (x,), (x,))
+
+
+def test_torch_attention_layer():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    x = torch.randn(2, 5, 8)
+    with measurable(layer):
+        _, tangent = torch.func.jvp(layer, (x,), (x,))
+    assert tangent.abs().max() > 0
+    assert layer.training
+
+
+def test_callables_pass_through():
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with measurable(torch.sin) as f:
+        assert f is torch.sin
+        assert not torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.mha.get_fastpath_enabled() == fast

@@ -1,0 +1,237 @@
+"""Models by name."""
+
+import socket
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError
+from softeq.measure.loading import sources
+from softeq.measure.loading.images import accuracy, load_images
+from softeq.measure.loading.sources import Model, load_model, model_names
+
+
+@pytest.fixture
+def factory(tmp_path, monkeypatch):
+    """A module ``own_nets`` that can be imported."""
+    (tmp_path / "own_nets.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n    image_size = (8, 12)\n    num_classes = 3\n"
+        "def small():\n    return Net(4, 3)\n"
+        "def nothing():\n    return 7\n"
+        "def needs(size):\n    return Net(4, 3)\n"
+        "class Group:\n"
+        "    @staticmethod\n"
+        "    def grey():\n"
+        "        net = Net(4, 3)\n"
+        "        net.register_buffer('mean', torch.full((1, 1, 1, 1), 0.25))\n"
+        "        net.std = 0.75\n"
+        "        return net\n"
+        "    @staticmethod\n"
+        "    def odd():\n"
+        "        net = Net(4, 3)\n"
+        "        net.std = (0.2, 0.3)\n"
+        "        return net\n"
+        "number = 5\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "own_nets"
+    sys.modules.pop("own_nets", None)
+
+
+def test_packaged_weights_recognise_images():
+    model = load_model("tf_efficientnet_lite0")
+    assert (model.image_size, model.classes, model.mean) == ((224, 224), 1000, (0.5, 0.5, 0.5))
+    images = load_images("demo", model=model, limit=20)
+    with torch.no_grad():
+        guesses = model.module(images.x).argmax(1)
+    assert accuracy(guesses, images.labels) == 0.9
+    assert not model.module.training
+
+
+def test_random_weights_are_the_seeds():
+    before = torch.get_rng_state()
+    a, b, c = (load_model("resnet10t", weights="random", seed=s).module.state_dict() for s in (0, 0, 1))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_vit_has_one_prefix_token_and_no_head():
+    model = load_model("vit_small_patch14_dinov2", weights="packaged")
+    assert (model.image_size, model.classes, model.prefix_tokens) == ((224, 224), None, 1)
+    assert "ViT-S/14" in model.source
+
+
+def test_weights_from_a_file(tmp_path):
+    model = load_model("resnet10t", weights="random", seed=3)
+    torch.save(model.module.state_dict(), tmp_path / "w.pth")
+    again = load_model("resnet10t", weights=tmp_path / "w.pth", dtype=torch.float64)
+    assert again.source == "file w.pth"
+    assert next(again.module.parameters()).dtype == torch.float64
+    with pytest.raises(SofteqError, match="does not fit"):
+        load_model("resnet14t", weights=tmp_path / "w.pth")
+
+
+def test_another_image_size():
+    assert load_model("resnet10t", weights="random", image_size=96).image_size == (96, 96)
+    model = load_model("vit_tiny_patch16_224", weights="random", image_size=(32, 64))  # 2 x 4 patches
+    assert model.image_size == (32, 64)
+    assert model.module(torch.zeros(1, 3, 32, 64)).shape == (1, 1000)
+    with pytest.raises(SofteqTypeError, match="image_size"):
+        load_model("resnet10t", weights="random", image_size="large")
+
+
+def test_the_data_configuration_is_timms(monkeypatch):
+    model = load_model("test_vit", weights="random")
+    assert (model.image_size, model.crop, model.crop_mode, model.prefix_tokens) == ((160, 160), 0.95, "center", 1)
+    import timm
+
+    changed = timm.data.resolve_model_data_config(model.module) | {"crop_mode": "squash", "crop_pct": 1.0}
+    monkeypatch.setattr(timm.data, "resolve_model_data_config", lambda module: changed)
+    model = load_model("test_vit", weights="random")
+    assert (model.crop, model.crop_mode) == (1.0, "squash")
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """Nothing was ever downloaded, and there is no proxy."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return constants
+
+
+def closed_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", ["no name", "nobody answers"])
+def test_no_network_is_one_line_with_a_way_out_soon(monkeypatch, empty_cache, kind):
+    def resolved(*_, **__):
+        if kind == "no name":
+            raise OSError("no name service")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", closed_port()))]
+
+    monkeypatch.setattr(sources.socket, "getaddrinfo", resolved)
+    start = time.monotonic()
+    with pytest.raises(SofteqError, match="--weights FILE") as caught:
+        load_model("resnet10t", weights="pretrained")
+    assert time.monotonic() - start < 15  # with the hub's own retries it is 48 s
+    assert "\n" not in str(caught.value)
+    assert empty_cache.HF_HUB_OFFLINE is False
+
+
+def test_a_proxy_counts_as_a_network(monkeypatch, empty_cache):
+    monkeypatch.setattr(sources, "_PATIENCE", 0.5)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        for proxy in (f"http://{address}", address):
+            monkeypatch.setenv("https_proxy", proxy)
+            assert sources._answers("https://no-such-host.invalid")
+        monkeypatch.setenv("no_proxy", "no-such-host.invalid")
+        assert not sources._answers("https://no-such-host.invalid")
+        monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port()}")
+    assert not sources._answers("https://no-such-host.invalid")
+
+
+def test_a_model_without_pretrained_weights(empty_cache):
+    with pytest.raises(SofteqError, match=r"No pretrained weights exist.*--weights FILE") as caught:
+        load_model("seresnet18", weights="pretrained")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet5O", "did you mean resnet50"),
+        ("zzzzqqq", "timm has no"),
+        ("resnet10t.a9_in1k", r"Invalid pretrained tag \(a9_in1k\)"),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(SofteqValueError, match=message):
+        load_model(name)
+
+
+def test_weights_that_are_neither_a_word_nor_a_file():
+    with pytest.raises(SofteqValueError, match="expected pretrained, random, packaged or a file, got 'pretrain'"):
+        load_model("resnet10t", weights="pretrain")
+
+
+def test_packaged_weights_that_no_package_has():
+    with pytest.raises(SofteqValueError, match="packages ship weights for"):
+        load_model("resnet10t", weights="packaged")
+
+
+def test_a_factory(factory, tmp_path):
+    model = load_model(f"{factory}:small")
+    assert (model.image_size, model.classes, model.source) == ((8, 12), 3, "as the factory made it")
+    torch.save(nn.Linear(4, 3).state_dict(), tmp_path / "w.pth")
+    assert load_model(f"{factory}:small", weights=tmp_path / "w.pth").source == "file w.pth"
+
+
+def test_what_a_factorys_module_says_of_its_images(factory):
+    model = load_model(f"{factory}:Group.grey", image_size=20)
+    assert (model.image_size, model.mean, model.std) == ((20, 20), (0.25,), (0.75,))
+    with pytest.raises(SofteqValueError, match="mean, std"):
+        load_model(f"{factory}:Group.odd")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"image_size": (0, 4)}, {"std": (0.5, 0.0, 0.5)}, {"mean": (0.5, 0.5)}, {"crop": 0.0}], ids=str
+)
+def test_images_cannot_be_prepared_so(wrong):
+    right = {"image_size": (4, 4), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop": 1.0}
+    rest = {"interpolation": "bicubic", "classes": None, "prefix_tokens": None, "source": ""}
+    Model("m", nn.Identity(), **right, **rest)
+    with pytest.raises(SofteqValueError, match=next(iter(wrong))):
+        Model("m", nn.Identity(), **(right | wrong), **rest)
+
+
+def test_bad_factories(factory):
+    with pytest.raises(SofteqError, match=r"needs\(\) without arguments failed: TypeError"):
+        load_model(f"{factory}:needs")
+    with pytest.raises(SofteqValueError, match="cannot import"):
+        load_model("no_such_package:net")
+    with pytest.raises(SofteqValueError, match="has no 'large'"):
+        load_model(f"{factory}:large")
+    with pytest.raises(SofteqTypeError, match="callable"):
+        load_model(f"{factory}:number")
+    with pytest.raises(SofteqTypeError, match=r"return an nn\.Module"):
+        load_model(f"{factory}:nothing")
+    with pytest.raises(SofteqValueError, match="no pretrained weights"):
+        load_model(f"{factory}:small", weights="pretrained")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there():
+    with pytest.raises(SofteqError, match="CUDA was asked for"):
+        load_model("resnet10t", weights="random", device="cuda")
+
+
+def test_an_unknown_device():
+    with pytest.raises(SofteqValueError, match="device"):
+        load_model("resnet10t", weights="random", device="abacus")
+
+
+def test_without_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(MissingExtraError, match=r"softeq\[timm\]"):
+        load_model("resnet10t")
+
+
+def test_the_list_names_what_packages_ship():
+    assert "tf_efficientnet_lite2" in model_names()
+    assert "DINO" not in " ".join(model_names().values())
