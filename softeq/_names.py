@@ -29,20 +29,21 @@ class _SameModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """A spec for the modules of this package alone; ``None`` for every other name."""
         if not fullname.startswith(self.short + "."):
             return None
-        name = self.full + fullname[len(self.short) :]
-        if importlib.util.find_spec(name) is None:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self, origin=name)
+        found = importlib.util.find_spec(self._full_name(fullname))
+        return None if found is None else importlib.machinery.ModuleSpec(fullname, self, origin=found.origin)
+
+    def _full_name(self, name: str) -> str:
+        return self.full + name[len(self.short) :]
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         """The module under its full name; importlib puts it into ``sys.modules`` under the short one too."""
-        module = importlib.import_module(str(spec.origin))
+        module = importlib.import_module(self._full_name(spec.name))
         self._own = module.__spec__, module.__loader__
         return module
 
     def get_code(self, fullname: str) -> CodeType | None:
         """For ``python -m short.x``."""
-        spec = importlib.util.find_spec(self.full + fullname[len(self.short) :])
+        spec = importlib.util.find_spec(self._full_name(fullname))
         loader = None if spec is None else spec.loader
         return loader.get_code(spec.name) if spec and isinstance(loader, importlib.abc.InspectLoader) else None
 

@@ -104,11 +104,11 @@ def run_audit(
     record.check_writable(out, EXPERIMENT)
     record.code_version()  # the code that is loaded now
     path = record.record_path(out, EXPERIMENT)
-    images_hash = hash_tensors({"x": load_images(settings.images, model=_neutral(), **_choice(settings)).x})
+    source_hash = hash_tensors({"x": load_images(settings.images, model=_neutral(), **_choice(settings)).x})
     outcome = Outcome()
     for name in names:
         on_event(AuditEvent("start", name))
-        reason = _one(name, settings, path, images_hash, outcome, on_event)
+        reason = _one(name, settings, path, source_hash, outcome, on_event)
         if reason:
             outcome.failures.append((name, reason))
         on_event(AuditEvent("done", name, reason=reason or ""))
@@ -121,7 +121,7 @@ def report(out: str | Path, failures: Sequence[tuple[str, str]] = ()) -> tuple[P
 
 
 def _one(
-    name: str, settings: Settings, path: Path, images_hash: str, outcome: Outcome, on_event: OnEvent
+    name: str, settings: Settings, path: Path, source_hash: str, outcome: Outcome, on_event: OnEvent
 ) -> str | None:
     """Audit one model; the reason if it failed."""
     try:
@@ -131,7 +131,7 @@ def _one(
         return str(error) or type(error).__name__
     except Exception as error:  # a factory or a checkpoint of the user's may raise anything
         return f"{type(error).__name__}: {error}"
-    config = _config(name, model, images, settings, images_hash)
+    config = _config(name, model, images, settings, source_hash)
     images = replace(images, x=images.x.to(settings.torch_device, DTYPES[settings.dtype]))
     records, todo = record.read(path), []
     for flow in dict.fromkeys(settings.flows):
@@ -244,7 +244,7 @@ def _load(name: str, settings: Settings) -> tuple[Model, Images]:
     return model, images
 
 
-def _config(name: str, model: Model, images: Images, settings: Settings, images_hash: str) -> dict[str, Any]:
+def _config(name: str, model: Model, images: Images, settings: Settings, source_hash: str) -> dict[str, Any]:
     """All that the numbers depend on but the flow: the model's part, see measure.report_groups, and the shared one."""
     return {
         "model": name,
@@ -258,7 +258,7 @@ def _config(name: str, model: Model, images: Images, settings: Settings, images_
         "crop": model.crop,
         "images_hash": hash_tensors({"x": images.x}),
         "classes": model.classes,
-        **settings.shared_config(len(images.x), images_hash),
+        **settings.shared_config(len(images.x), source_hash),
     }
 
 

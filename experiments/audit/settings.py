@@ -100,11 +100,11 @@ class Settings:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(auto if self.device == "auto" else self.device)
 
-    def shared_config(self, count: int, images_hash: str) -> dict[str, Any]:
+    def shared_config(self, count: int, source_hash: str) -> dict[str, Any]:
         """The part of a record's configuration that does not depend on the model; ``count`` images were read."""
         return {
             "images": self.images,
-            "images_hash": images_hash,
+            "source_hash": source_hash,
             "count": count,
             "limit": self.limit,
             "stencil": self.stencil,

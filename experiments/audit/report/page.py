@@ -112,7 +112,7 @@ def _settings(group: Group) -> str:
         ("norm", f"{norm}: {_NORMS.get(str(norm), '')}"),
         ("output space", f"{output}: {_OUTPUTS.get(str(output), '')}"),
         ("stencil", f"{stencil}, boundary {boundary}, margin {margin} pixels"),
-        ("images", f"{images}, n = {count}, hash {s.pop('images_hash', '?')}"),
+        ("images", f"{images}, n = {count}, hash {s.pop('source_hash', '?')}"),
         *((key.replace("_", " "), str(value)) for key, value in s.items()),
     ]
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows) + "</dl>"

@@ -117,7 +117,7 @@ def test_the_configuration_is_complete_and_follows_what_it_depends_on(run):
     seeded, wide = records[2]["config"], records[4]["config"]
     assert seeded["weights_hash"] == config["weights_hash"] != wide["weights_hash"]
     assert seeded["images_hash"] != config["images_hash"]
-    assert seeded["images_hash"] == wide["images_hash"] != config["images_hash"]
+    assert seeded["source_hash"] == wide["source_hash"] != config["source_hash"]
     assert first["provenance"]["device"] == "cpu"
     assert first["provenance"]["dtype"] == "float64"
 

@@ -22,7 +22,7 @@ MAP = base64.b64encode(numpy.arange(12, dtype=numpy.uint8).tobytes()).decode()
 
 def _record(model="cnn", flow="rotation", *, metrics=None, experiment="audit", **config):
     own = {"model": model, "flow": flow, "weights": "random", "weights_hash": "ab", "image_size": [3, 4]}
-    shared = {"images": "noise", "images_hash": "cd", "count": 4, "stencil": "bspline", "boundary": "mirror"}
+    shared = {"images": "noise", "source_hash": "cd", "count": 4, "stencil": "bspline", "boundary": "mirror"}
     shared |= {"margin": 2, "norm": "mean_square", "output": "probabilities", "dtype": "float32", "seed": 0}
     measured = {
         "unit": "radians",
@@ -252,7 +252,7 @@ def test_csv_has_a_line_per_record_with_everything_it_depends_on():
     assert [(row["model"], row["flow"]) for row in rows] == [("cnn", "rotation"), ("vit", "rotation")]
     assert float(rows[0]["lee_mean"]) == 0.25
     assert json.loads(rows[0]["lee_interval"]) == [0.125, 0.5]
-    assert (rows[0]["norm"], rows[0]["stencil"], rows[0]["images_hash"]) == ("mean_square", "bspline", "cd")
+    assert (rows[0]["norm"], rows[0]["stencil"], rows[0]["source_hash"]) == ("mean_square", "bspline", "cd")
     assert rows[1]["lee_mean"] == ""
     assert rows[1]["not_measurable"] == 'NaN, "really"'
 
