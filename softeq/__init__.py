@@ -1,22 +1,33 @@
-"""softeq: layers that are equivariant as far as the data say so, under a prior that says how far."""
+"""softeq: layers that are equivariant as far as the data say so, under a prior that says how far.
 
-from softeq._irreps_products import SoftGate, SoftTensorProduct
-from softeq.attention import SoftAttention
-from softeq.bilinear import SoftBilinear
-from softeq.conv import SoftConv2d
-from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
-from softeq.fold import fold, harden, weight_defect
-from softeq.groups import Group
-from softeq.irreps import SoftO3Linear
-from softeq.linear import SoftLinear
-from softeq.nonlinearity import SoftGated, gated
-from softeq.pathways import MergedLayer, SoftLayer, SoftPathways
-from softeq.prior import Prior, prior_penalty
-from softeq.reps import Rep, Scalar, T, Vector
-from softeq.soften import Softened, soften
-from softeq.solve import equivariant_basis, equivariant_projector
-from softeq.steerable import SoftR2Conv
-from softeq.testing import assert_equivariant
+Names are imported when they are first used: ``softeq --help`` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from softeq._fold import fold, harden, weight_defect
+    from softeq._irreps_products import SoftGate, SoftTensorProduct
+    from softeq._soften import Softened, soften
+    from softeq.attention import SoftAttention
+    from softeq.bilinear import SoftBilinear
+    from softeq.conv import SoftConv2d
+    from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
+    from softeq.groups import Group
+    from softeq.irreps import SoftO3Linear
+    from softeq.linear import SoftLinear
+    from softeq.nonlinearity import SoftGated, gated
+    from softeq.pathways import MergedLayer, SoftLayer, SoftPathways
+    from softeq.prior import Prior, prior_penalty
+    from softeq.reps import Rep, Scalar, T, Vector
+    from softeq.solve import equivariant_basis, equivariant_projector
+    from softeq.steerable import SoftR2Conv
+    from softeq.testing import assert_equivariant
+
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Group",
@@ -53,3 +64,76 @@ __all__ = [
     "soften",
     "weight_defect",
 ]
+
+_HOMES = {
+    "_fold": (
+        "fold",
+        "harden",
+        "weight_defect",
+    ),
+    "_irreps_products": (
+        "SoftGate",
+        "SoftTensorProduct",
+    ),
+    "_soften": (
+        "Softened",
+        "soften",
+    ),
+    "attention": ("SoftAttention",),
+    "bilinear": ("SoftBilinear",),
+    "conv": ("SoftConv2d",),
+    "errors": (
+        "MissingExtraError",
+        "SofteqError",
+        "SofteqTypeError",
+        "SofteqValueError",
+        "SofteqWarning",
+    ),
+    "groups": ("Group",),
+    "irreps": ("SoftO3Linear",),
+    "linear": ("SoftLinear",),
+    "nonlinearity": (
+        "SoftGated",
+        "gated",
+    ),
+    "pathways": (
+        "MergedLayer",
+        "SoftLayer",
+        "SoftPathways",
+    ),
+    "prior": (
+        "Prior",
+        "prior_penalty",
+    ),
+    "reps": (
+        "Rep",
+        "Scalar",
+        "T",
+        "Vector",
+    ),
+    "solve": (
+        "equivariant_basis",
+        "equivariant_projector",
+    ),
+    "steerable": ("SoftR2Conv",),
+    "testing": ("assert_equivariant",),
+}
+"""The module of every public name. A module must not bear a public name: importing it would hide the function."""
+
+
+def __getattr__(name: str) -> Any:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is not None:
+        value = getattr(importlib.import_module(f"softeq.{home}"), name)
+        globals()[name] = value
+        return value
+    try:
+        return importlib.import_module(f"softeq.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"softeq.{name}":
+            raise
+    raise AttributeError(f"module 'softeq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

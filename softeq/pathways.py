@@ -154,14 +154,14 @@ class SoftPathways(SoftLayer):
 
     def folded(self) -> nn.Module:
         """The single pathway where there is one, folded; else the sum of both, each folded inside."""
-        from softeq.fold import fold
+        from softeq._fold import fold
 
         parts = {name: fold(pathway) for name, pathway in self.pathways.items()}
         return next(iter(parts.values())) if len(parts) == 1 else Sum(*parts.values())
 
     def hardened(self) -> nn.Module:
         """The equivariant pathway alone, with the soft layers inside it hardened too."""
-        from softeq.fold import harden
+        from softeq._fold import harden
 
         if EQUIVARIANT not in self.pathways:
             raise SofteqValueError("harden: this SoftPathways has no equivariant pathway to keep")

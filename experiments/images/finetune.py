@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from softeq import Prior, prior_penalty
+from softeq._soften import soften
 from softeq.errors import SofteqValueError
 from softeq.experiments.data.images import LabelledImages, default_dataset, load_images
 from softeq.experiments.engine.bookkeeping import counter, generator_for
@@ -28,7 +29,6 @@ from softeq.experiments.images.classification import TrainSettings, train
 from softeq.experiments.images.run import measure_lee
 from softeq.experiments.images.trials import BestEpoch, Trained, Trial, chosen, measure
 from softeq.measure.loading.sources import load_model
-from softeq.soften import soften
 
 NETWORK = "tf_efficientnet_lite0"
 _BATCH = 100  # images at once where no gradient is taken
