@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv-bootstrap/bin/uv)
 RUN := $(UV) run --no-sync
 STAMP := .venv/.softeq-synced
 
-.PHONY: demo test test-slow check bench wheel clean
+.PHONY: demo test test-slow test-core check bench wheel release-check clean
 
 demo: $(STAMP)
 	$(RUN) softeq run modified-inertia --preset smoke --jobs 2 --out runs/demo
@@ -19,6 +19,15 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(RUN) python -m pytest -q -n 2 --run-slow
+
+# Without escnn (whose lie-learn has wheels for 3.11 and 3.12 alone): any interpreter, torch and numpy that the project supports.
+PYTHON ?= 3.13
+TORCH ?= torch
+NUMPY ?= numpy>=2
+test-core: | $(filter .uv-bootstrap/%,$(UV))
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-core
+	$(UV) pip install --quiet --python .venv-core/bin/python -e '.[e3nn,audit,images,tabular,molecules,experiments,dev]' '$(TORCH)' '$(NUMPY)'
+	.venv-core/bin/python -m pytest -q -n 2
 
 check: $(STAMP)
 	$(RUN) ruff check .
@@ -32,6 +41,16 @@ bench: $(STAMP)
 wheel: $(STAMP)
 	$(UV) build --wheel
 
+# Builds what would be uploaded, and looks at it: the metadata, the contents, and an installation in an environment of its own.
+release-check: | $(filter .uv-bootstrap/%,$(UV))
+	rm -rf dist .venv-release
+	$(UV) build --quiet --out-dir dist
+	$(UV) tool run --quiet twine check --strict dist/*.whl dist/*.tar.gz
+	$(UV) venv --quiet .venv-release
+	$(UV) pip install --quiet --python .venv-release/bin/python dist/*.whl
+	cd dist && ../.venv-release/bin/python -c "import softeq; softeq.SoftLinear; print('softeq', softeq.__version__)"
+	rm -rf .venv-release
+
 # `uv sync` installs the project itself in editable form, with what the tests and the comparisons need.
 $(STAMP): pyproject.toml | $(filter .uv-bootstrap/%,$(UV))
 	$(UV) sync --quiet --extra e3nn --extra escnn --extra audit --extra images --extra tabular --extra molecules --extra experiments --extra dev
@@ -42,4 +61,4 @@ $(STAMP): pyproject.toml | $(filter .uv-bootstrap/%,$(UV))
 	.uv-bootstrap/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 clean:
-	rm -rf .venv .uv-bootstrap runs dist
+	rm -rf .venv .venv-core .venv-release .uv-bootstrap runs dist site
