@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import convolutions, derivative, irreps, layers, networks, solver
+from benchmarks import convolutions, derivative, irreps, layers, mutants, networks, solver
 from benchmarks.report import Report, append_rows, environment
 from benchmarks.timing import thread_counts
 
@@ -29,8 +29,11 @@ _PAGE = 180  # columns, where nobody looks on and nothing need be squeezed
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0, 1 where a benchmark failed, or 2 for a user's mistake."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["mutants"]:
+        return mutants.main(given[1:])
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"expected names among {', '.join(BENCHMARKS)}, got {', '.join(unknown)}")
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Timings as ratios to a twin, in one run. Without a name, all of them.",
-        epilog="example: python -m benchmarks layers --quick --out runs/bench",
+        epilog="example: python -m benchmarks layers --quick --out runs/bench; `python -m benchmarks mutants` breaks lines",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"among {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="under a minute: no compilation, fewer cases and rounds")

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from softeq.errors import SofteqError, SofteqWarning
 from softeq.experiments import cli_audit, cli_data
-from softeq.experiments.engine import record, registry, runner, work
+from softeq.experiments.engine import provenance, record, registry, runner, work
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.show import plots, render, tables
 
@@ -107,7 +107,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"softeq {record.softeq_version()}")
+        typer.echo(f"softeq {provenance.softeq_version()}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -21,7 +21,7 @@ from softeq.experiments.audit.model import measure_model
 from softeq.experiments.audit.report.groups import EXPERIMENT
 from softeq.experiments.audit.report.write import write_report
 from softeq.experiments.audit.settings import DTYPES, Settings
-from softeq.experiments.engine import record
+from softeq.experiments.engine import provenance, record
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.loading.images import Images, load_images
 from softeq.measure.loading.sources import Model, load_model
@@ -102,7 +102,7 @@ def run_audit(
     names = list(dict.fromkeys(models))
     settings.check(names)
     record.check_writable(out, EXPERIMENT)
-    record.code_version()  # the code that is loaded now
+    provenance.code_version()  # the code that is loaded now
     path = record.record_path(out, EXPERIMENT)
     source_hash = hash_tensors({"x": load_images(settings.images, model=_neutral(), **_choice(settings)).x})
     outcome = Outcome()
@@ -192,7 +192,7 @@ class _Recorder:
         """Outside of every ``except``: a full disk ends the whole audit."""
         seconds, self.began = time.perf_counter() - self.began, time.perf_counter()
         config = {**self.config, "flow": flow}
-        where = record.provenance(config | {"device": str(self.settings.torch_device)}, seconds)
+        where = provenance.of_run(config | {"device": str(self.settings.torch_device)}, seconds)
         variant = f"{self.name}/{flow}"
         line = record.make(
             EXPERIMENT, PRESET, variant, self.settings.seed, config=config, metrics=metrics, provenance=where

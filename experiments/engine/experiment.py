@@ -41,6 +41,8 @@ class Experiment:
         published_source: where those numbers come from, in one line.
         notes: lines printed under the table.
         plot: draws the experiment's own figure from its records to a path; ``None`` for the common one.
+        grown: keys that the configuration gained since there were records, dotted where nested, with what they say of
+            records without them: ``{"training.clip": 10.0}``. A new key without such a default parts old runs from new.
     """
 
     name: str
@@ -54,3 +56,4 @@ class Experiment:
     published_source: str = ""
     notes: tuple[str, ...] = ()
     plot: Callable[[list[dict[str, Any]], Any], None] | None = None
+    grown: Mapping[str, Any] = field(default_factory=dict)

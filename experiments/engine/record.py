@@ -3,34 +3,35 @@
 One file per experiment, ``<folder>/<experiment>.jsonl``. JSON has no NaN and no infinity, and a run that diverged has
 to stay visible, so a float that is not finite is written as one of the strings ``"NaN"``, ``"Infinity"`` and
 ``"-Infinity"`` and comes back as that float; those three strings are reserved in ``config`` and ``metrics``.
-Locks are POSIX ``flock``: Linux and macOS, local file systems and NFS v4.
+Appending takes a lock, POSIX ``flock``: Linux and macOS, local file systems and NFS v4. Reading takes none.
+
+The layout may grow. A record names the schema that it was written with, and what later ones added is filled in with
+its default when it is read (`GROWN`), so that old records stay readable.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import functools
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
-
 from softeq.errors import SofteqError, SofteqTypeError, SofteqWarning
 
-SCHEMA = 1
-"""The version of the record's layout that this code writes, and the only one that it reads."""
+SCHEMA = 2
+"""The version of the record's layout that this code writes; it reads this one and all before."""
+
+GROWN: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
+    2: {"provenance": {"processor": None, "precision": None, "interop_threads": None}},
+}
+"""By schema, what it added: keys of a field with what they say of older records (here: nobody wrote it down)."""
 
 Record = dict[str, Any]
 """One run: ``schema``, ``experiment``, ``preset``, ``variant``, ``seed``, ``config``, ``metrics``, ``provenance``."""
@@ -45,7 +46,7 @@ _FIELDS: dict[str, type] = {
     "provenance": dict,
 }
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_ROOT = Path(__file__).resolve().parents[2]
+_UNDER_WAY = 0.05  # seconds after which a line that was being appended is whole
 
 
 def make(
@@ -94,7 +95,7 @@ def encode(value: Any, where: str = "record") -> Any:
         return {key: encode(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, (numpy.generic, torch.Tensor)) and value.ndim == 0:
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of numpy or torch
         return encode(value.item(), where)
     raise SofteqTypeError(
         f"{where} is a {type(value).__name__}; expected a number, text, true, false, null, or lists and"
@@ -162,15 +163,13 @@ def read(path: str | Path, *, warn: bool = True) -> list[Record]:
     """The records of a file in the order of their lines; an absent file holds none.
 
     A line that is cut off, corrupt or of an unknown schema is skipped, with a `SofteqWarning` that names the file and
-    the line unless ``warn`` is false.
+    the line unless ``warn`` is false. No lock is taken: a last line that is just being appended is looked at again.
 
     Raises:
         SofteqError: when the file is there and cannot be read at all.
     """
     try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            lines = file.read().split(b"\n")
+        lines = _lines(Path(path))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -187,6 +186,14 @@ def read(path: str | Path, *, warn: bool = True) -> list[Record]:
     return records
 
 
+def _lines(path: Path) -> list[bytes]:
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        time.sleep(_UNDER_WAY)
+        content = path.read_bytes()
+    return content.split(b"\n")
+
+
 def _parse(line: bytes) -> Record:
     try:
         raw = json.loads(line)
@@ -194,12 +201,20 @@ def _parse(line: bytes) -> Record:
         raise ValueError("it is no JSON: cut off or corrupt") from error
     if not isinstance(raw, dict):
         raise ValueError("it is no JSON object")
-    if type(raw.get("schema")) is not int or raw["schema"] != SCHEMA:
-        raise ValueError(f"its schema is {raw.get('schema')!r} and this version of softeq reads {SCHEMA}")
+    if type(raw.get("schema")) is not int or not 1 <= raw["schema"] <= SCHEMA:
+        raise ValueError(f"its schema is {raw.get('schema')!r} and this version of softeq reads 1 to {SCHEMA}")
     for name, kind in _FIELDS.items():
         if type(raw.get(name)) is not kind:
             raise ValueError(f"its field {name!r} is not a {kind.__name__}")
-    return raw | {"config": decode(raw["config"]), "metrics": decode(raw["metrics"])}
+    return _grown(raw) | {"config": decode(raw["config"]), "metrics": decode(raw["metrics"])}
+
+
+def _grown(raw: Record) -> Record:
+    """An older record with what later schemas added."""
+    later = [added for schema, added in sorted(GROWN.items()) if schema > raw["schema"]]
+    for added in later:
+        raw = raw | {field: {**defaults, **raw[field]} for field, defaults in added.items()}
+    return raw
 
 
 def check_writable(folder: str | Path, experiment: str) -> None:
@@ -222,59 +237,3 @@ def check_writable(folder: str | Path, experiment: str) -> None:
             f"cannot write to the output folder {folder}: {error.strerror or error};"
             " make it writable, free some space, or choose another with --out"
         ) from error
-
-
-@functools.cache
-def code_version() -> tuple[str | None, bool | None]:
-    """The checkout's commit, and whether its code differs from it; ``(None, None)`` outside a git checkout.
-
-    Read once per process, so that it is the code that was loaded; records and other files beside the four packages
-    do not count as a difference.
-    """
-    if _git("rev-parse", "--show-toplevel") != str(_ROOT):
-        return None, None
-    commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
-    changes = _git("status", "--porcelain", "--", "softeq", "models", "measure", "experiments", "pyproject.toml")
-    return commit or None, changes != ""
-
-
-def _git(*arguments: str) -> str | None:
-    # A hook sets GIT_DIR and its like, which would point git at another checkout than the one this file is in.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "-C", str(_ROOT), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def softeq_version() -> str:
-    """The installed distribution's version, or ``"unknown"`` where the packages are used without being installed."""
-    try:
-        return importlib.metadata.version("softeq")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def provenance(config: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Where a run's numbers come from: code, versions, device, dtype, threads, wall seconds, UTC at its end.
-
-    Device and dtype are the configuration's ``device`` and ``dtype``, or torch's defaults where it names none.
-    """
-    commit, dirty = code_version()
-    device = torch.device(config.get("device") or torch.get_default_device())
-    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "softeq": softeq_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-        "device": f"{device}{name}",
-        "dtype": str(config.get("dtype") or torch.get_default_dtype()).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "seconds": round(seconds, 3),
-        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
-    }

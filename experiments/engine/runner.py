@@ -12,7 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,8 +29,8 @@ from softeq.experiments.engine.work import (
     Job,
     OnEvent,
     check_configs,
-    claims,
     recorded,
+    sweep,
     work_through,
 )
 
@@ -108,8 +108,7 @@ def run_experiment(
         work_through(experiment, preset, todo, out, on_event)
     else:
         _share(experiment, preset, todo, out, min(jobs, len(todo)), on_event, sources)
-    with suppress(OSError):  # another runner's claims may still be in it
-        claims(out).rmdir()
+    sweep(out)
 
 
 def _share(

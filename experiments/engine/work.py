@@ -10,15 +10,15 @@ import copy
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from softeq.errors import SofteqError, SofteqValueError
-from softeq.experiments.engine import record
+from softeq.experiments.engine import provenance, record
 from softeq.experiments.engine.experiment import Config, Experiment, Metrics
 
 STEP_INTERVAL = 0.1
@@ -80,7 +80,8 @@ def check_configs(experiment: Experiment, preset: str, variants: set[str], held:
     for (variant, seed), config in held.items():
         if variant not in variants:
             continue
-        now, then = record.encode(experiment.configure(preset, variant, seed)), record.encode(config)
+        now = record.encode(experiment.configure(preset, variant, seed))
+        then = _grown(record.encode(config), record.encode(experiment.grown))
         if now == then:
             continue
         key = next(k for k in sorted({*now, *then}) if now.get(k) != then.get(k) or (k in now) != (k in then))
@@ -91,9 +92,22 @@ def check_configs(experiment: Experiment, preset: str, variants: set[str], held:
         )
 
 
+def _grown(config: Config, defaults: Mapping[str, Any]) -> Config:
+    """A recorded configuration with the keys that came later, where it has the place for them."""
+    config = copy.deepcopy(config)
+    for path, value in defaults.items():
+        *parents, key = path.split(".")
+        place: Any = config
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.setdefault(key, value)
+    return config
+
+
 def work_through(experiment: Experiment, preset: str, todo: list[Job], out: Path, emit: OnEvent) -> None:
     """Run the jobs that nobody else holds, and return once every one of them is recorded."""
-    record.code_version()  # before the first run: the code that is loaded now
+    provenance.code_version()  # before the first run: the code that is loaded now
     announced: set[tuple[str, int]] = set()
     while todo:
         held_elsewhere = [job for job in todo if not _claim_and_run(experiment, preset, job, out, emit)]
@@ -126,6 +140,15 @@ def claims(out: Path) -> Path:
     return out / ".claims"
 
 
+def sweep(out: Path) -> None:
+    """Remove the claims that nobody holds, such as that of a process killed after its record was written."""
+    for path in claims(out).glob("*.lock"):
+        with suppress(OSError, SofteqError), claim(path):
+            pass
+    with suppress(OSError):  # another runner's claims may still be in it
+        claims(out).rmdir()
+
+
 def _run(experiment: Experiment, preset: str, job: Job, out: Path, emit: OnEvent) -> None:
     emit(Event("start", *job.key))
     last = -STEP_INTERVAL
@@ -146,7 +169,7 @@ def _run(experiment: Experiment, preset: str, job: Job, out: Path, emit: OnEvent
         *job.key,
         config=job.config,
         metrics=metrics,
-        provenance=record.provenance(job.config, seconds),
+        provenance=provenance.of_run(job.config, seconds),
     )
     record.append(record.record_path(out, experiment.name), line)
     emit(Event("done", *job.key, seconds=seconds, metrics=metrics))

@@ -182,7 +182,7 @@ def test_help_shows_an_example(call, command):
 
 
 def test_version_list_and_nothing(call):
-    assert call("--version").stdout == f"softeq {record.softeq_version()}\n"
+    assert call("--version").stdout == f"softeq {provenance.softeq_version()}\n"
     shown = call("list").stdout
     assert "toy\n    a toy\n    variants: hard, soft, diverges\n    presets: smoke (1 seed), default (2 seeds)" in shown
     nothing = call()

@@ -272,3 +272,12 @@ def test_a_process_that_dies_while_writing_leaves_a_folder_that_works(fresh_cach
     (fresh_cache / "tmpabc.tmp").write_bytes(io.BytesIO(b"half").getvalue())
     assert torch.equal(cached_invariants(group(), WORD), expected)
     assert len(equivariant_basis(Vector(group()), Vector(group()))) == 1
+
+
+def test_numbers_that_are_another_valid_basis_are_not_believed_under_the_old_digest(one_file, expected):
+    with np.load(one_file) as stored:
+        array, digest = stored["basis"], stored["digest"]
+    rewritten(one_file, basis=np.ascontiguousarray(-array[::-1]), digest=digest)
+    with pytest.warns(SofteqWarning, match="damaged"):
+        found = cached_invariants(group(), WORD)
+    assert torch.equal(found, expected)

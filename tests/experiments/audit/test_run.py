@@ -1,4 +1,5 @@
 import base64
+import importlib
 import math
 import re
 from dataclasses import replace
@@ -291,3 +292,16 @@ def test_a_gpu_agrees_with_the_cpu(run):
     images = replace(images, x=images.x.double().cuda())
     fast = [m["lee_mean"] for _, m in measure_model(model, images, QUICK, QUICK.flows, lambda *_: None)]
     assert fast == pytest.approx(slow, rel=1e-9)
+
+
+def test_retrained_weights_under_the_old_name_are_measured_again(run, tmp_path):
+    run("toy_models:cnn", flows=("rotation",))
+    first = importlib.import_module("toy_models").cnn().state_dict()
+    retrained = tmp_path / "retrained.pt"
+    torch.save({name: value + 0.1 for name, value in first.items()}, retrained)
+    run("toy_models:cnn", flows=("rotation",), weights=str(retrained))
+    torch.save({name: value - 0.1 for name, value in first.items()}, retrained)
+    outcome, records, _ = run("toy_models:cnn", flows=("rotation",), weights=str(retrained))
+    assert outcome.recorded == ["toy_models:cnn/rotation"]
+    assert len({r["config"]["weights_hash"] for r in records}) == 3
+    assert not run("toy_models:cnn", flows=("rotation",), weights=str(retrained))[0].recorded

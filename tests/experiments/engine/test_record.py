@@ -1,10 +1,10 @@
 import errno
+import fcntl
 import json
 import math
 import os
 import resource
-import shutil
-import subprocess
+import threading
 import warnings
 
 import numpy as np
@@ -96,7 +96,7 @@ def _without(line, name, **changes):
         (lambda line: b"\x00\x00\xff", "no JSON"),
         (lambda line: b"[" * 100_000, "no JSON"),
         (lambda line: b"[1, 2]", "no JSON object"),
-        (lambda line: _without(line, "", schema=2), "its schema is 2"),
+        (lambda line: _without(line, "", schema=3), "its schema is 3"),
         (lambda line: _without(line, "schema"), "its schema is None"),
         (lambda line: _without(line, "", schema=True), "its schema is True"),
         (lambda line: _without(line, "metrics"), "'metrics' is not a dict"),
@@ -187,61 +187,62 @@ def test_check_writable_looks_at_the_file_and_at_the_space(tmp_path, monkeypatch
         record.check_writable(tmp_path / "other", "toy")
 
 
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A fresh folder in the place of the checkout, and a function that runs git in it."""
-    if shutil.which("git") is None:
-        pytest.skip("no git")
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(record, "_ROOT", tmp_path.resolve())
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+def test_reading_takes_no_lock(tmp_path, make_record, monkeypatch):
+    path = tmp_path / "toy.jsonl"
+    record.append(path, make_record(seed=1))
 
-    def git(*arguments):
-        record.code_version.cache_clear()
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    def no_locks(descriptor, kind):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    record.code_version.cache_clear()
-    yield git
-    record.code_version.cache_clear()
+    monkeypatch.setattr(record.fcntl, "flock", no_locks)
+    assert [r["seed"] for r in record.read(path)] == [1]
+    with pytest.raises(SofteqError, match="No locks"):
+        record.append(path, make_record(seed=2))
 
 
-def test_no_commit_outside_a_git_checkout(checkout):
-    assert record.code_version() == (None, None)
+def test_appending_waits_for_the_lock(tmp_path, make_record):
+    path, done = tmp_path / "toy.jsonl", threading.Event()
+    record.append(path, make_record(seed=0))
+
+    def append():
+        record.append(path, make_record(seed=1))
+        done.set()
+
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        thread = threading.Thread(target=append, daemon=True)
+        thread.start()
+        assert not done.wait(0.1), "appended under another's lock"
+        assert len(record.read(path)) == 1
+        fcntl.flock(file, fcntl.LOCK_UN)
+        assert done.wait(5)
+    thread.join()
+    assert [r["seed"] for r in record.read(path)] == [0, 1]
 
 
-def test_no_commit_of_a_checkout_that_merely_contains_the_installation(checkout, tmp_path, monkeypatch):
-    checkout("init", "-q")
-    (tmp_path / "site-packages").mkdir()
-    monkeypatch.setattr(record, "_ROOT", tmp_path / "site-packages")
-    assert record.code_version() == (None, None)
+def test_a_line_under_way_is_looked_at_again(tmp_path, make_record, monkeypatch):
+    path = tmp_path / "toy.jsonl"
+    record.append(path, make_record(seed=0))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    monkeypatch.setattr(record.time, "sleep", lambda seconds: path.write_bytes(whole))
+    assert [r["seed"] for r in record.read(path)] == [0]
 
 
-def test_the_commit_and_whether_the_code_differs_from_it(checkout, tmp_path):
-    (tmp_path / "softeq").mkdir()
-    (tmp_path / "softeq" / "a.py").write_text("a = 1\n")
-    checkout("init", "-q")
-    checkout("add", ".")
-    checkout("commit", "-q", "-m", "first")
-    head = checkout("rev-parse", "HEAD")
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "toy.jsonl").write_text("{}\n")
-    assert record.code_version() == (head, False)
-    (tmp_path / "softeq" / "b.py").write_text("b = 1\n")
-    assert record.code_version() == (head, False), "read once per process"
-    record.code_version.cache_clear()
-    assert record.code_version() == (head, True)
+def test_a_record_of_an_older_schema_says_what_nobody_wrote_down(tmp_path, make_record):
+    path = tmp_path / "toy.jsonl"
+    old = make_record(seed=3) | {"schema": 1, "provenance": {"threads": 2}}
+    path.write_text(json.dumps(old) + "\n")
+    (back,) = record.read(path)
+    assert back["provenance"] == {"threads": 2, "processor": None, "precision": None, "interop_threads": None}
+    assert back["seed"] == 3
+    record.append(path, make_record(seed=4))
+    assert "processor" not in record.read(path)[1]["provenance"], "a record of today is taken as it is"
 
 
-def test_provenance_says_where_the_numbers_come_from():
-    origin = record.provenance({"dtype": "float64"}, 1.23456)
-    assert origin["seconds"] == 1.235
-    assert origin["dtype"] == "float64"
-    assert origin["device"] == "cpu"
-    assert origin["torch"] == torch.__version__
-    assert origin["threads"] == torch.get_num_threads()
-    assert set(origin) >= {"commit", "dirty", "softeq", "numpy", "python", "utc"}
-    assert origin["utc"].endswith("+00:00")
-    assert record.encode(origin) == origin
-    assert record.provenance({}, 0.0)["dtype"] == "float32"
+@pytest.mark.parametrize("schema", [0, record.SCHEMA + 1, "1", True, None])
+def test_an_unknown_schema_is_skipped(tmp_path, make_record, schema):
+    path = tmp_path / "toy.jsonl"
+    path.write_text(json.dumps(make_record() | {"schema": schema}) + "\n")
+    with pytest.warns(SofteqWarning, match="schema"):
+        assert record.read(path) == []

@@ -1,9 +1,10 @@
+import dataclasses
 import threading
 
 import pytest
 
 from softeq.errors import SofteqError, SofteqValueError
-from softeq.experiments.engine import record, work
+from softeq.experiments.engine import record, runner, work
 
 
 def _append(folder, toy, job, **metrics):
@@ -117,8 +118,6 @@ def test_a_pair_whose_holder_died_without_a_record_is_run_here(tmp_path, toy, mo
 
 
 def test_a_run_cannot_change_the_configuration_that_is_recorded(tmp_path, toy):
-    import dataclasses
-
     def spoil(config, progress):
         config["steps"] = None
         return {"test_mse": 1.0}
@@ -137,3 +136,37 @@ def test_another_configuration_is_refused_naming_the_key(tmp_path, toy, monkeypa
     message = r"toy, preset smoke, variant hard, seed 0 .* \(steps: 3 there, 9 now\): choose another --out"
     with pytest.raises(SofteqValueError, match=message):
         work.check_configs(toy, "smoke", {"hard"}, held)
+
+
+def test_a_key_that_came_later_has_a_default_for_old_runs(tmp_path, toy):
+    old = toy.configure("smoke", "hard", 0) | {"training": {"steps": 3}}
+
+    def configure(preset, variant, seed):
+        return old | {"training": {"steps": 3, "clip": 10.0}, "rule": "fixed"}
+
+    grown = dataclasses.replace(toy, configure=configure, grown={"training.clip": 10.0, "rule": "fixed", "no.place": 1})
+    work.check_configs(grown, "smoke", {"hard"}, {("hard", 0): old})
+    other = dataclasses.replace(grown, grown={"training.clip": 5.0, "rule": "fixed"})
+    with pytest.raises(SofteqValueError, match="training"):
+        work.check_configs(other, "smoke", {"hard"}, {("hard", 0): old})
+    assert old["training"] == {"steps": 3}, "the record itself stays as it is"
+
+
+def test_claims_that_nobody_holds_are_swept_and_held_ones_stay(tmp_path):
+    work.claims(tmp_path).mkdir()
+    (work.claims(tmp_path) / "left.lock").touch()
+    with work.claim(work.claims(tmp_path) / "held.lock"):
+        work.sweep(tmp_path)
+        assert [path.name for path in work.claims(tmp_path).iterdir()] == ["held.lock"]
+    work.sweep(tmp_path)
+    assert not work.claims(tmp_path).exists()
+    work.sweep(tmp_path)
+
+
+def test_a_claim_left_by_a_kill_after_its_record_is_gone_after_the_next_run(tmp_path, toy):
+    for job in runner.plan(toy, "smoke"):
+        _append(tmp_path, toy, job)
+    work.claims(tmp_path).mkdir()
+    (work.claims(tmp_path) / "toy-smoke-hard-0.lock").touch()
+    runner.run_experiment(toy, "smoke", out=tmp_path)
+    assert not work.claims(tmp_path).exists()
