@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Timings as ratios to a twin, in one run. Without a name, all of them.",
-        epilog="example: python -m benchmarks layers --quick --out runs/bench; `python -m benchmarks mutants` breaks lines",
+        epilog="example: python -m benchmarks layers --quick --out runs/bench; see also: python -m benchmarks mutants",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"among {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="under a minute: no compilation, fewer cases and rounds")

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from softeq.experiments import cli
-from softeq.experiments.engine import record
+from softeq.experiments.engine import provenance, record
 
 ALIVE = {"TOY_DELAY": "0.3"}
 
