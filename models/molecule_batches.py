@@ -32,6 +32,8 @@ class MoleculeBatch:
         size: B.
         cutoff: Angstrom; the pairs are all those with a distance below it.
         field: ``(B, 3)`` in V/Angstrom, or ``None``.
+        shifts: ``(E, 3)``, Angstrom, added to the sending atom's position where it is an image of a periodic cell (see
+            `molecule_cells.periodic_batch`), or ``None``.
     """
 
     positions: Tensor
@@ -41,11 +43,12 @@ class MoleculeBatch:
     size: int
     cutoff: float
     field: Tensor | None = None
+    shifts: Tensor | None = None
 
     def to(self, target: torch.device | str | torch.dtype) -> MoleculeBatch:
-        """The batch on a device, or with its positions and field in a dtype."""
+        """The batch on a device, or with its positions, field and shifts in a dtype."""
         moved = {}
-        for name in ("positions", "species", "molecule", "pairs", "field"):
+        for name in ("positions", "species", "molecule", "pairs", "field", "shifts"):
             value = getattr(self, name)
             if value is not None and (value.is_floating_point() or not isinstance(target, torch.dtype)):
                 moved[name] = value.to(target)
@@ -80,12 +83,12 @@ def molecule_batch(
         raise SofteqValueError("positions: expected at least one molecule, got none")
     kinds = [species] * len(places) if _is_one_molecule(species) else list(species)
     numbers = [torch.as_tensor(k, device=places[0].device) for k in kinds]
-    _check_molecules(numbers, places)
+    check_molecules(numbers, places)
     counts = torch.tensor([len(p) for p in places], device=places[0].device)
     joined, molecule = torch.cat(places), torch.repeat_interleave(counts)
-    _check_finite("positions", joined, molecule)
+    check_finite("positions", joined, molecule)
     pairs = neighbours(joined.detach(), counts, molecule, cutoff)
-    uniform = _field(field, joined, len(places))
+    uniform = uniform_field(field, joined, len(places))
     return MoleculeBatch(joined, torch.cat(numbers).long(), molecule, pairs, len(places), float(cutoff), uniform)
 
 
@@ -130,7 +133,8 @@ def _is_one_molecule(species: Any) -> bool:
     return len(species) > 0 and torch.as_tensor(species[0]).ndim == 0
 
 
-def _check_molecules(numbers: Sequence[Tensor], places: Sequence[Tensor]) -> None:
+def check_molecules(numbers: Sequence[Tensor], places: Sequence[Tensor]) -> None:
+    """Whole atomic numbers ``(n,)`` and positions ``(n, 3)`` for every molecule, n at least 1."""
     if len(numbers) != len(places):
         raise SofteqValueError(f"species: expected {len(places)} molecules as in positions, got {len(numbers)}")
     for index, (number, place) in enumerate(zip(numbers, places, strict=True)):
@@ -143,7 +147,8 @@ def _check_molecules(numbers: Sequence[Tensor], places: Sequence[Tensor]) -> Non
             )
 
 
-def _check_finite(name: str, value: Tensor, molecule: Tensor) -> None:
+def check_finite(name: str, value: Tensor, molecule: Tensor) -> None:
+    """No row of ``value`` that is not finite; ``molecule`` says for every row which molecule it belongs to."""
     bad = ~value.isfinite().all(-1)
     if bad.any():
         row = int(bad.nonzero()[0, 0])
@@ -152,12 +157,13 @@ def _check_finite(name: str, value: Tensor, molecule: Tensor) -> None:
         )
 
 
-def _field(value: Any, positions: Tensor, size: int) -> Tensor | None:
+def uniform_field(value: Any, positions: Tensor, size: int) -> Tensor | None:
+    """``(size, 3)`` like ``positions`` from ``(3,)`` or ``(size, 3)``, V/Angstrom."""
     if value is None:
         return None
     field = torch.as_tensor(value).to(positions)
     if field.shape not in ((3,), (size, 3)):
         raise SofteqValueError(f"field: expected (3,) or ({size}, 3) in V/Angstrom, got {tuple(field.shape)}")
     field = field.expand(size, 3)
-    _check_finite("field", field, torch.arange(size, device=field.device))
+    check_finite("field", field, torch.arange(size, device=field.device))
     return field

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -140,18 +141,24 @@ class SoftPotential(nn.Module):
             SofteqValueError: a species that the model does not know, a batch with a smaller cutoff, or a field where
                 none is expected or none where one is.
         """
+        atomic = self.atomic_energies(batch)
+        return atomic.new_zeros(batch.size).index_add(0, batch.molecule, atomic)
+
+    def atomic_energies(self, batch: MoleculeBatch) -> Tensor:
+        """The energies ``(N,)`` in eV whose sums `forward` gives; see there."""
         self._check(batch)
         kind = self._kinds(batch.species)
         sent, received = batch.pairs
         step = batch.positions.index_select(0, sent) - batch.positions.index_select(0, received)
+        if batch.shifts is not None:
+            step = step + batch.shifts
         distance = step.square().sum(-1, keepdim=True).sqrt()
         harmonics = self.harmonics(step / distance)
         features = self.embedding(self._inputs(kind, batch))
         for layer, radial in zip(self.interactions, self.radial(distance), strict=True):
             features = layer(features, batch.pairs, harmonics, radial)
         atoms, free = self.last(features)[:, 0].split([len(kind), len(self.species)])
-        atomic = self.shift[kind] + self.scale[kind] * (atoms - free[kind])
-        return atomic.new_zeros(batch.size).index_add(0, batch.molecule, atomic)
+        return self.shift[kind] + self.scale[kind] * (atoms - free[kind])
 
     def energy_and_forces(self, batch: MoleculeBatch, *, create_graph: bool | None = None) -> tuple[Tensor, Tensor]:
         """Energies ``(B,)`` in eV and forces ``(N, 3)`` in eV/Angstrom.
@@ -215,7 +222,10 @@ def unit_linear(irreps_in: Any, irreps_out: Any, constraint: str, gain: float = 
 
 def _species_table(species: Sequence[int]) -> tuple[tuple[int, ...], Tensor]:
     """The species, and per atomic number its place among them, -1 where it has none."""
-    numbers = tuple(int(number) for number in species)
+    given = species.tolist() if isinstance(species, Tensor) else list(species)
+    if not all(isinstance(number, Integral) for number in given):
+        raise SofteqTypeError(f"species: expected atomic numbers as whole numbers, got {tuple(given)}")
+    numbers = tuple(int(number) for number in given)
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1 or max(numbers) > 118:
         raise SofteqValueError(f"species: expected different atomic numbers from 1 to 118, got {tuple(species)}")
     table = torch.full((max(numbers) + 1,), -1)
