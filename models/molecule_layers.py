@@ -172,7 +172,7 @@ class SoftChannelwise(MergedLayer):
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``; the weights from outside belong to whoever makes them."""
-        return pathway_penalty(self.pathways, precisions, seen)
+        return pathway_penalty(self, precisions, seen)
 
     @torch.no_grad()
     def weight_defect(self) -> float:

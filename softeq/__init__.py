@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from softeq._anchor import anchor
     from softeq._fold import fold, harden, weight_defect
     from softeq._irreps_products import SoftGate, SoftTensorProduct
     from softeq._soften import Softened, soften
@@ -54,6 +55,7 @@ __all__ = [
     "SofteqWarning",
     "T",
     "Vector",
+    "anchor",
     "assert_equivariant",
     "equivariant_basis",
     "equivariant_projector",
@@ -66,6 +68,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "_anchor": ("anchor",),
     "_fold": (
         "fold",
         "harden",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from softeq._means import forget_means
 from softeq.errors import SofteqValueError
 from softeq.pathways import MergedLayer, SoftLayer
 
@@ -22,8 +23,10 @@ def fold(model: nn.Module) -> nn.Module:
 
 
 def harden(model: nn.Module) -> nn.Module:
-    """A copy that keeps the equivariant pathway of every soft layer alone: exactly equivariant."""
-    return _replaced(model, lambda layer: layer.hardened())
+    """A copy that keeps the equivariant pathway of every soft layer alone: exactly equivariant, and not anchored."""
+    hard = _replaced(model, lambda layer: layer.hardened())
+    forget_means(hard)
+    return hard
 
 
 def weight_defect(model: nn.Module) -> dict[str, float]:

@@ -62,7 +62,7 @@ class SoftGate(SoftLayer):
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``; the gate has no parameters."""
-        return pathway_penalty(self.pathways, precisions, seen)
+        return pathway_penalty(self, precisions, seen)
 
     def folded(self) -> nn.Module:
         """The sum of the terms as a plain module."""
@@ -184,7 +184,7 @@ class SoftTensorProduct(SoftLayer):
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``; weights from outside belong to whoever makes them."""
-        return pathway_penalty(self.pathways, precisions, seen)
+        return pathway_penalty(self, precisions, seen)
 
     def folded(self) -> nn.Module:
         """The layer without pathways, as a plain module of the same inputs."""

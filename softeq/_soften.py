@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softeq._anchor import anchor
 from softeq._twins import Left, Seen, Twins, twin_of
 from softeq.errors import SofteqError, SofteqTypeError, SofteqValueError
 from softeq.pathways import SoftLayer
@@ -47,6 +48,7 @@ def soften(
     reps: Mapping[str, tuple[Rep, Rep]] | None = None,
     types: Mapping[str, tuple[Any, Any]] | None = None,
     skip: Iterable[str] = (),
+    anchored: bool = True,
 ) -> Softened:
     """The soft twin of a network, layer by layer, with the same outputs.
 
@@ -69,6 +71,9 @@ def soften(
         reps: names of ``nn.Linear`` modules -> (rep_in, rep_out), bound to one group.
         types: names of convolutions -> (in_type, out_type), escnn's field types.
         skip: names of modules to leave, with all that is in them.
+        anchored: whether the weights at the start become the means of the prior, so that the network costs 0 nats; see
+            ``softeq.anchor``. Otherwise the prior's means are zero, and also a low-rank residual that is zero as a map
+            is charged for the factor that is not.
 
     Raises:
         SofteqTypeError: ``model`` is no module, or ``example`` no tensor.
@@ -88,7 +93,7 @@ def soften(
             raise SofteqValueError(f"{argument}: expected names of the model's modules, got {', '.join(unknown)}")
     soft = copy.deepcopy(model)
     twins = Twins(residual, rank, reps, types)
-    softened = _replaced(soft, _watched(soft, example, twins), twins, skip)
+    softened = _replaced(soft, _watched(soft, example, twins), twins, skip, anchored)
     if not softened.replaced:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(softened.left.items())[:5])
         raise SofteqValueError(f"model: expected a layer that can be softened, found none ({reasons or 'no layers'})")
@@ -142,7 +147,9 @@ def _watched(model: nn.Module, example: Tensor, twins: Twins) -> dict[nn.Module,
     return seen
 
 
-def _replaced(model: nn.Module, seen: Mapping[nn.Module, Seen], twins: Twins, skip: tuple[str, ...]) -> Softened:
+def _replaced(
+    model: nn.Module, seen: Mapping[nn.Module, Seen], twins: Twins, skip: tuple[str, ...], anchored: bool
+) -> Softened:
     replaced: dict[str, str] = {}
     left: dict[str, str] = {}
     made: dict[nn.Module, nn.Module] = {}  # a module that stands in two places gets one twin
@@ -167,7 +174,7 @@ def _replaced(model: nn.Module, seen: Mapping[nn.Module, Seen], twins: Twins, sk
             left[name] = str(reason)
         if twin is not None:
             replaced[name], made[module] = type(twin).__name__, twin
-            return twin
+            return anchor(twin) if anchored else twin
         visited.add(module)
         if name not in left and (own := [key for key, _ in module.named_parameters(recurse=False)]):
             left[name] = _why(module, own)

@@ -152,7 +152,7 @@ class SoftAttention(MergedLayer):
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``; a bias of the table counts once, not once per pair of tokens."""
-        return pathway_penalty(self.pathways, precisions, seen)
+        return pathway_penalty(self, precisions, seen)
 
     @torch.no_grad()
     def weight_defect(self) -> float:

@@ -233,7 +233,7 @@ class SoftBilinear(SoftLayer):
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``."""
-        return pathway_penalty(self.pathways, precisions, seen)
+        return pathway_penalty(self, precisions, seen)
 
     def folded(self) -> nn.Module:
         """The sum of the pathways as a plain module; it has no merged weight, as it is not linear."""

@@ -185,7 +185,7 @@ class SoftConv2d(MergedLayer):
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``; a shared kernel counts once, not once per copy, see the class."""
-        return pathway_penalty(self.pathways, precisions, seen)
+        return pathway_penalty(self, precisions, seen)
 
     @torch.no_grad()
     def weight_defect(self) -> float:

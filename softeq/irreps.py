@@ -209,7 +209,7 @@ class SoftO3Linear(MergedLayer):
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``."""
-        return pathway_penalty(self.pathways, precisions, seen)
+        return pathway_penalty(self, precisions, seen)
 
     @torch.no_grad()
     def weight_defect(self) -> float:

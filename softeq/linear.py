@@ -143,20 +143,22 @@ class SoftLinear(MergedLayer):
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """``pathways``: see ``SoftLayer.penalty``. ``projected``: the cost of the best split of the free weight.
 
-        ``||P W||^2 / (2 (s_e^2 + s_r^2)) + ||W - P W||^2 / (2 s_r^2)`` with ``s^2 = 1 / precision``.
+        ``||P W||^2 / (2 (s_e^2 + s_r^2)) + ||W - P W||^2 / (2 s_r^2)`` with ``s^2 = 1 / precision``, W less its mean.
         """
         if not self.projected:
-            return pathway_penalty(self.pathways, precisions, seen)
+            return pathway_penalty(self, precisions, seen)
         equivariant, residual = precisions[EQUIVARIANT], precisions[RESIDUAL]
         both = equivariant * residual / (equivariant + residual) if equivariant + residual > 0 else 0.0
         total = self.free_weight.new_zeros(())
+        means = self.prior_means()
         parts: list[tuple[nn.Parameter, EquivariantProjector]] = [(self.free_weight, self.projector)]
         if self.free_bias is not None and self.bias_projector is not None:
             parts.append((self.free_bias, self.bias_projector))
         for parameter, projector in parts:
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                shaped = parameter.view(projector.shape)
+                away = parameter if id(parameter) not in means else parameter - means[id(parameter)]
+                shaped = away.view(projector.shape)
                 total = total + projector.split_squared_norm(shaped, 0.5 * both, 0.5 * residual)
         return total
 

@@ -91,7 +91,7 @@ class SoftGated(SoftLayer):
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``; the gate has no parameters."""
-        return pathway_penalty(self.pathways, precisions, seen)
+        return pathway_penalty(self, precisions, seen)
 
     def folded(self) -> nn.Module:
         """The sum of the terms as a plain module."""

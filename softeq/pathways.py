@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from softeq._kernels import squared_norm
+from softeq._means import make_room, means_within
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.reps import Rep
 
@@ -45,9 +47,21 @@ class SoftLayer(nn.Module, ABC):
 
     pathways: nn.ModuleDict
 
+    def prior_means(self) -> dict[int, Tensor]:
+        """The prior's mean m of each of the layer's parameters, by ``id(parameter)``; of one left out it is zero.
+
+        ``softeq.anchor`` sets them. A mean has the parameter's shape, or is a 0-d zero; it has its dtype and device. A
+        prior step on a parameter w that takes ``w - m`` must read them anew after ``load_state_dict`` and ``to``.
+        """
+        return means_within(self)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        make_room(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @abstractmethod
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """``1/2 sum precision ||w||^2`` over the layer's pathways, 0-d, in nats.
+        """``1/2 sum precision ||w - m||^2`` over the layer's pathways, m the prior's means, 0-d, in nats.
 
         Args:
             precisions: per pathway, 1 / variance.
@@ -93,23 +107,35 @@ class Weights(nn.Module):
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
 
 
-def squared_norm_of(parameters: Iterator[nn.Parameter], seen: set[int]) -> Tensor | None:
-    """``sum ||w||^2`` over parameters that are not in ``seen``, which they then join; ``None`` if there is none."""
+def soft_layers(model: nn.Module) -> Iterator[tuple[str, SoftLayer]]:
+    """The outermost soft layers of a model with their names; one inside another's pathway belongs to that pathway."""
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if isinstance(module, SoftLayer) and not name.startswith(inside or ("\0",)):
+            inside += (f"{name}." if name else "",)
+            yield name, module
+
+
+def squared_distance_of(
+    parameters: Iterator[nn.Parameter], means: Mapping[int, Tensor], seen: set[int]
+) -> Tensor | None:
+    """``sum ||w - m||^2`` over parameters that are not in ``seen``, which they then join; ``None`` if there is none."""
     total: Tensor | None = None
     for parameter in parameters:
         if id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        square = squared_norm(parameter)
+        square = squared_norm(parameter if id(parameter) not in means else parameter - means[id(parameter)])
         total = square if total is None else total + square
     return total
 
 
-def pathway_penalty(pathways: nn.ModuleDict, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-    """``1/2 sum over pathways of precision ||w||^2``, every parameter once."""
+def pathway_penalty(layer: SoftLayer, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
+    """``1/2 sum over pathways of precision ||w - m||^2``, every parameter once."""
     terms = []
-    for name, pathway in pathways.items():
-        square = squared_norm_of(pathway.parameters(), seen)
+    means = layer.prior_means()
+    for name, pathway in layer.pathways.items():
+        square = squared_distance_of(pathway.parameters(), means, seen)
         if square is not None:
             terms.append(0.5 * precisions[name] * square)
     return torch.stack(terms).sum() if len(terms) > 1 else (terms[0] if terms else torch.zeros(()))
@@ -150,7 +176,7 @@ class SoftPathways(SoftLayer):
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """See ``SoftLayer.penalty``."""
-        return pathway_penalty(self.pathways, precisions, seen)
+        return pathway_penalty(self, precisions, seen)
 
     def folded(self) -> nn.Module:
         """The single pathway where there is one, folded; else the sum of both, each folded inside."""
