@@ -53,7 +53,7 @@ release-check: | $(filter .uv-bootstrap/%,$(UV))
 
 # `uv sync` installs the project itself in editable form, with what the tests and the comparisons need.
 $(STAMP): pyproject.toml | $(filter .uv-bootstrap/%,$(UV))
-	$(UV) sync --quiet --extra e3nn --extra escnn --extra audit --extra images --extra tabular --extra molecules --extra experiments --extra dev
+	$(UV) sync --quiet --extra e3nn --extra escnn --extra audit --extra images --extra tabular --extra qm9 --extra experiments --extra dev
 	@touch $@
 
 .uv-bootstrap/bin/uv:

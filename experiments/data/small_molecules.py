@@ -1,4 +1,4 @@
-"""Many small molecules with energies and dipoles: a set that is generated here, and the published QM9 in its format.
+"""Many small molecules with energies and dipoles: the record type, and a set that is generated here.
 
 The generated set is QM9-like and not QM9: molecules of the NCI file that rdkit ships, one conformer each by ETKDG and
 MMFF, GFN2-xTB energies and dipoles. Units: Angstrom, eV, e Angstrom.
@@ -19,14 +19,10 @@ import numpy as np
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
 from softeq.experiments.data.molecules import archive
 from softeq.experiments.data.trajectories import ENGINE, data_folder, held
-from softeq.experiments.data.xtb import EXTRA, HARTREE, METHOD, Engine, embedded
+from softeq.experiments.data.xtb import EXTRA, METHOD, Engine, embedded
 
-QM9_VARIABLE = "SOFTEQ_QM9"
-"""The environment variable that names the folder with QM9's files, ``dsgdb9nsd_000001.xyz`` and so on."""
-QM9_SOURCE = f"QM9 is not here: get it by its DOI 10.1038/sdata.2014.22 and set {QM9_VARIABLE} to the unpacked folder"
 ELEMENTS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 HEAVY = 9
-_QM9_ENERGY, _QM9_NUMBERS = 12, 17  # U0 among the numbers of the second line, after "gdb" and the index
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,7 @@ class Molecules:
         dipoles: ``(M, 3)``, e Angstrom; ``None`` where the source has no vectors.
         labels: per molecule its SMILES.
         about: engine, method, seed; JSON-able.
+        dipole_sizes: ``(M,)``, e Angstrom, where the source has no vectors but their sizes.
 
     Raises:
         SofteqValueError: shapes that do not belong together, or numbers that are not finite.
@@ -53,12 +50,15 @@ class Molecules:
     dipoles: np.ndarray | None
     labels: Sequence[str]
     about: dict[str, Any] = field(default_factory=dict)
+    dipole_sizes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.energies)
         dipoles = np.zeros((count, 3)) if self.dipoles is None else self.dipoles
-        sizes = (len(self.numbers), len(self.positions), len(self.labels), len(dipoles))
-        if not count or sizes != (count,) * 4 or not np.isfinite(self.energies).all() or not np.isfinite(dipoles).all():
+        lengths = np.zeros(count) if self.dipole_sizes is None else self.dipole_sizes
+        sizes = (len(self.numbers), len(self.positions), len(self.labels), len(dipoles), len(lengths))
+        finite = all(np.isfinite(values).all() for values in (self.energies, dipoles, lengths))
+        if not count or sizes != (count,) * 5 or not finite:
             raise SofteqValueError(f"{self.name}: expected {count} molecules with finite numbers, got {sizes}")
         for index, (number, place) in enumerate(zip(self.numbers, self.positions, strict=True)):
             if place.shape != (len(number), 3) or not len(number) or not np.isfinite(place).all():
@@ -191,50 +191,3 @@ def load(path: str | Path) -> Molecules:
     numbers, positions = np.split(found["z"], ends), np.split(found["R"], ends)
     labels = [str(label) for label in found["labels"]]
     return Molecules("qm9-like", numbers, positions, found["E"], found["dipoles"], labels, about)
-
-
-def qm9(limit: int | None = None) -> Molecules:
-    """The published QM9 (Ramakrishnan et al. 2014), B3LYP/6-31G(2df,p): U0 at 0 K; its files have no dipole vectors.
-
-    Args:
-        limit: the first so many files, in the order of their names.
-
-    Raises:
-        SofteqError: the files are not there, with where to get them; or one is damaged.
-    """
-    folder = os.environ.get(QM9_VARIABLE)
-    paths = sorted(Path(folder).glob("dsgdb9nsd_*.xyz"))[:limit] if folder else []
-    if not paths:
-        raise SofteqError(QM9_SOURCE if not folder else f"{folder}: no dsgdb9nsd_*.xyz in it; {QM9_SOURCE}")
-    rows = [read_qm9_xyz(path) for path in paths]
-    numbers, positions, energies, labels = (list(part) for part in zip(*rows, strict=True))
-    about = {"source": "QM9, doi 10.1038/sdata.2014.22", "method": "B3LYP/6-31G(2df,p)", "energy": "U0"}
-    return Molecules("qm9", numbers, positions, np.array(energies), None, labels, about)
-
-
-def read_qm9_xyz(path: str | Path) -> tuple[np.ndarray, np.ndarray, float, str]:
-    """One file of QM9: atomic numbers, positions in Angstrom, U0 in eV, SMILES.
-
-    Its format: the number of atoms; ``gdb``, an index and 15 properties; an atom per line with its Mulliken charge;
-    frequencies; SMILES; InChI. Some floats are written ``1.5*^-6``. Energies are in Hartree.
-
-    Raises:
-        SofteqError: it cannot be read or is not in this format.
-    """
-    try:
-        lines = Path(path).read_text().splitlines()
-        count, properties = int(lines[0]), lines[1].split()
-        atoms = [line.split() for line in lines[2 : 2 + count]]
-        numbers = np.array([ELEMENTS[atom[0]] for atom in atoms], dtype=np.int64)
-        positions = np.array([[_number(value) for value in atom[1:4]] for atom in atoms])
-        if len(properties) != _QM9_NUMBERS or positions.shape != (count, 3) or properties[0] != "gdb":
-            raise ValueError(f"{len(properties)} properties, {len(atoms)} atoms of {count}")
-        return numbers, positions, _number(properties[_QM9_ENERGY]) * HARTREE, lines[3 + count].split()[0]
-    except FileNotFoundError as error:
-        raise SofteqError(f"{path}: no such file; {QM9_SOURCE}") from error
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise SofteqError(f"{path}: expected a file of QM9's xyz format, cannot read it: {error}") from error
-
-
-def _number(text: str) -> float:
-    return float(text.replace("*^", "e"))

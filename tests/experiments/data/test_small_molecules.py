@@ -1,29 +1,12 @@
-"""The QM9-like set, and the published QM9's files as they are written."""
+"""The QM9-like set."""
 
 import numpy as np
 import pytest
 
 from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.data import small_molecules
-from softeq.experiments.data.small_molecules import load, nci_smiles, qm9, qm9_like, read_qm9_xyz
-from softeq.experiments.data.xtb import HARTREE, Engine
-
-PROPERTIES = (
-    "799.58812 437.90386 282.94545 1.8511 6.31 -0.2928 0.0687 0.3615 19.0002 0.021375"
-    " -76.404702 -76.401867 -76.400922 -76.422349 6.002"
-)
-WATER = "\n".join(
-    [
-        "3",
-        "\t".join(["gdb 3", *PROPERTIES.split(), ""]),
-        "O\t-0.0343604951\t 0.9775395708\t 0.0076015923\t-0.589706",
-        "H\t 0.0647664923\t 2.0560*^-2\t 0.0015346341\t 0.294853",
-        "H\t 0.8717903737\t 1.3007924048\t 0.0006931336\t 0.294853",
-        "1671.4222\t3803.6305\t3907.698\t",
-        "O\tO\t",
-        "InChI=1S/H2O/h1H2\tInChI=1S/H2O/h1H2\n",
-    ]
-)
+from softeq.experiments.data.small_molecules import load, nci_smiles, qm9_like
+from softeq.experiments.data.xtb import Engine
 
 
 @pytest.fixture(scope="module")
@@ -57,46 +40,6 @@ def test_molecules_that_the_engine_refuses_are_counted(tmp_path, monkeypatch):
     found = qm9_like(limit=3, folder=tmp_path)
     assert list(found.labels) == ["C", "CC"]
     assert found.about["left_out"][0][0] == "not one"
-
-
-def test_a_published_file(tmp_path):
-    path = tmp_path / "dsgdb9nsd_000003.xyz"
-    path.write_text(WATER)
-    numbers, positions, energy, smiles = read_qm9_xyz(path)
-    assert numbers.tolist() == [8, 1, 1]
-    assert positions[1].tolist() == [0.0647664923, 0.02056, 0.0015346341]
-    assert energy == pytest.approx(-76.404702 * HARTREE)
-    assert smiles == "O"
-
-
-DAMAGES = {
-    "cut": lambda text: text[:150],
-    "no tag": lambda text: text.replace("gdb", "abc"),
-    "an element too many": lambda text: text.replace("O\t-", "X\t-"),
-    "empty": lambda text: "",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damaged_files(tmp_path, damage):
-    path = tmp_path / "a.xyz"
-    path.write_text(damage(WATER))
-    with pytest.raises(SofteqError, match=r"a\.xyz"):
-        read_qm9_xyz(path)
-
-
-def test_the_published_set(monkeypatch, tmp_path):
-    monkeypatch.delenv("SOFTEQ_QM9", raising=False)
-    with pytest.raises(SofteqError, match=r"10\.1038"):
-        qm9()
-    monkeypatch.setenv("SOFTEQ_QM9", str(tmp_path))
-    with pytest.raises(SofteqError, match="no dsgdb9nsd"):
-        qm9()
-    for number in (1, 2):
-        (tmp_path / f"dsgdb9nsd_{number:06d}.xyz").write_text(WATER)
-    assert len(qm9()) == 2
-    assert qm9().dipoles is None
-    assert len(qm9(limit=1)) == 1
 
 
 def test_bad_sets(few, tmp_path):

@@ -1,13 +1,16 @@
 """qm9-like: every arm runs on real molecules; a hard model's dipole turns with the molecule, a free one's does not."""
 
 import dataclasses
+import importlib.util
 
 import numpy as np
 import pytest
 import torch
 
-from softeq.errors import SofteqError, SofteqValueError
+from softeq.errors import MissingExtraError, SofteqValueError
+from softeq.experiments.data import qm9
 from softeq.experiments.data.small_molecules import qm9_like
+from softeq.experiments.molecules import parts
 from softeq.experiments.molecules import sets as molecule_sets
 
 
@@ -15,7 +18,7 @@ from softeq.experiments.molecules import sets as molecule_sets
 def few(tmp_path_factory):
     own = qm9_like(limit=30, folder=tmp_path_factory.mktemp("sets"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(molecule_sets, "_molecules", lambda source, limit: own)
+        patch.setattr(parts, "_molecules", lambda source, limit: own)
         yield own
 
 
@@ -38,7 +41,7 @@ def test_every_arm_runs(variant):
 
 
 def test_the_seed_draws_the_training_molecules_and_not_the_tests():
-    first, second = (molecule_sets.prepared(config("hard-100", seed=seed)) for seed in (0, 1))
+    first, second = (parts.prepared(config("hard-100", seed=seed)) for seed in (0, 1))
     torch.testing.assert_close(torch.cat(list(first[2].places)), torch.cat(list(second[2].places)))
     assert [len(z) for z in first[0].numbers] != [len(z) for z in second[0].numbers]
     sides = [{tuple(x.flatten().tolist()) for x in part.places} for part in first]
@@ -48,7 +51,7 @@ def test_the_seed_draws_the_training_molecules_and_not_the_tests():
 
 def test_the_dipole_is_the_slope_of_the_energy():
     own = config("none-100", dtype="float64")
-    train, _, _ = molecule_sets.prepared(own)
+    train, _, _ = parts.prepared(own)
     model, _ = molecule_sets._trained(train, own["trials"][0], own, lambda: None)
     part = train.rows(torch.arange(2))
     _, dipole = molecule_sets.energy_and_dipole(model, part)
@@ -63,7 +66,7 @@ def test_the_dipole_is_the_slope_of_the_energy():
 def test_a_training_lowers_the_error_of_both():
     own = config("hard-100")
     own["training"]["steps"] = 60
-    train, _, _ = molecule_sets.prepared(own)
+    train, _, _ = parts.prepared(own)
     before = molecule_sets._loss(molecule_sets.build_model(own, train), train, train)
     model, steps = molecule_sets._trained(train, own["trials"][0], own, lambda: None)
     assert len(steps) == 60
@@ -72,18 +75,18 @@ def test_a_training_lowers_the_error_of_both():
 
 def test_the_elements_energies_know_nothing_of_test_molecules(few, monkeypatch):
     own = config("hard-100")
-    train, _, test = molecule_sets.prepared(own)
+    train, _, test = parts.prepared(own)
     sizes, last = own["sizes"], few.energies.copy()
-    held = torch.randperm(30, generator=molecule_sets.generator_for(0, 5))[: sizes[2]]
+    held = torch.randperm(30, generator=parts.generator_for(0, 5))[: sizes[2]]
     last[held.numpy()] += 100.0
-    monkeypatch.setattr(molecule_sets, "_molecules", lambda *_: dataclasses.replace(few, energies=last))
-    again, _, moved = molecule_sets.prepared(own)
+    monkeypatch.setattr(parts, "_molecules", lambda *_: dataclasses.replace(few, energies=last))
+    again, _, moved = parts.prepared(own)
     torch.testing.assert_close(again.energy, train.energy)
     torch.testing.assert_close(moved.energy, test.energy + 100.0)
 
 
 def test_a_set_without_dipoles_gives_energies_alone(few, monkeypatch):
-    monkeypatch.setattr(molecule_sets, "_molecules", lambda *_: dataclasses.replace(few, dipoles=None))
+    monkeypatch.setattr(parts, "_molecules", lambda *_: dataclasses.replace(few, dipoles=None))
     metrics = molecule_sets.run(config("soft-100"), lambda *n: None)
     assert np.isfinite(metrics["energy_mae_mev"])
     assert np.isnan(metrics["dipole_error_e_a"])
@@ -98,14 +101,39 @@ def test_bad_configurations(monkeypatch):
     with pytest.raises(SofteqValueError, match="variant"):
         molecule_sets.configure("qm9-like", "smoke", "hard-7", 0)
     with pytest.raises(SofteqValueError, match="at most 30"):
-        molecule_sets.prepared(config("hard-100", sizes=[30, 4, 4]))
+        parts.prepared(config("hard-100", sizes=[30, 4, 4]))
     trials = {len(molecule_sets.configure("qm9-like", "default", f"{a}-250", 0)["trials"]) for a in molecule_sets.ARMS}
     assert len(trials) == 1
 
 
+def test_of_a_set_with_dipole_sizes_the_sizes_are_learned(few, monkeypatch):
+    sizes = dataclasses.replace(few, dipoles=None, dipole_sizes=np.linalg.norm(few.dipoles, axis=1))
+    monkeypatch.setattr(parts, "_molecules", lambda *_: sizes)
+    own = config("hard-100", dtype="float64")
+    own["training"]["steps"] = 40
+    train, _, test = parts.prepared(own)
+    start = molecule_sets.build_model(own, train)
+    model, _ = molecule_sets._trained(train, own["trials"][0], own, lambda: None)
+    error = lambda m: float(train.dipole_error(molecule_sets.energy_and_dipole(m, train)[1]).mean())
+    assert error(model) < 0.7 * error(start)
+    assert train.dipole_rms == pytest.approx(float(np.sqrt((train.dipole_size**2).mean() / 3)))
+    # A direction is neither known nor asked for: the error of a rotated dipole is the same.
+    dipole = torch.randn(8, 3, dtype=torch.float64)
+    torch.testing.assert_close(test.dipole_error(dipole), test.dipole_error(-dipole[:, [1, 2, 0]]))
+
+
+def test_the_published_set_runs(monkeypatch):
+    monkeypatch.setattr(parts, "_molecules", lambda source, limit: parts.qm9(limit))
+    if importlib.util.find_spec("qm9pack") is None:
+        pytest.skip("qm9pack is not installed")
+    found = molecule_sets.configure("qm9", "smoke", "soft-250", 0)
+    metrics = molecule_sets.run(found | {"sizes": [6, 2, 4], "trials": found["trials"][:1]}, lambda *n: None)
+    assert all(np.isfinite(metrics[key]) for key in molecule_sets.HEADLINES)
+
+
 def test_the_published_set_is_missed_in_one_line(monkeypatch):
-    monkeypatch.undo()
+    monkeypatch.setattr(parts, "_molecules", lambda source, limit: parts.qm9(limit))
     monkeypatch.delenv("SOFTEQ_QM9", raising=False)
-    monkeypatch.setattr(molecule_sets, "_molecules", lambda source, limit: molecule_sets.qm9(limit))
-    with pytest.raises(SofteqError, match="SOFTEQ_QM9"):
-        molecule_sets.run(molecule_sets.configure("qm9", "smoke", "hard-100", 0), lambda *n: None)
+    monkeypatch.setattr(qm9.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"softeq\[qm9\].*SOFTEQ_QM9"):
+        molecule_sets.run(molecule_sets.configure("qm9", "smoke", "hard-250", 0), lambda *n: None)
