@@ -228,9 +228,15 @@ def prepare(image: Image, model: Model) -> Tensor:
     becomes the input's side; with "squash" both sides do so, and proportions are lost.
 
     Raises:
-        SofteqValueError: an interpolation or crop mode that is unknown here.
+        SofteqValueError: an interpolation or crop mode that is unknown here, or a network of neither 1 nor 3 channels.
     """
     from PIL import Image
+
+    if len(model.mean) not in (1, 3):
+        raise SofteqValueError(
+            f"images: {model.name} takes {len(model.mean)} channels, and images have 1 or 3: measure it on noise, or"
+            " in Python on tensors of your own"
+        )
 
     filters = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
     if model.interpolation not in filters:

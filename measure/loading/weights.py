@@ -1,10 +1,8 @@
-"""Weights: those that packages ship, and checkpoints from files. Nothing here runs code that a file brings."""
+"""Weights that packages ship. Nothing here runs code that a file brings."""
 
 from __future__ import annotations
 
 import importlib.util
-import pickle
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
-
-_NESTED = ("state_dict", "model", "model_ema", "model_state_dict", "state_dict_ema")
-"""Keys under which training scripts keep the weights."""
-_PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
-# What torch's reader raises for files that are broken in one way or another, besides pickle.UnpicklingError.
-_BROKEN = (
-    *(RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError),
-    *(OverflowError, struct.error),
-)
+from softeq.measure.loading.checkpoints import load_state
+from softeq.measure.loading.tensors import read_state_dict
 
 
 @dataclass(frozen=True)
@@ -178,97 +168,3 @@ def _resized(grid: Tensor, tokens: int) -> Tensor:
     side, size = round(grid.shape[1] ** 0.5), round(tokens**0.5)
     image = grid.view(1, side, side, -1).permute(0, 3, 1, 2)
     return F.interpolate(image, (size, size), mode="bicubic", antialias=False).flatten(2).transpose(1, 2)
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: safetensors, or torch's format without any code in it.
-
-    Weights nested under ``state_dict``, ``model``, ``model_ema`` and the like are taken out, the prefixes that
-    DistributedDataParallel and torch.compile add to every name are taken off.
-
-    Raises:
-        SofteqError: the file is absent, cut off, no checkpoint, or a pickle that would run code.
-    """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise SofteqError(f"weights: cannot read {path}: {error.strerror or error}") from error
-    if not head:
-        raise SofteqError(f"weights: {path} is empty; expected a safetensors file or a torch state dict")
-    # Eight bytes of length, then JSON: safetensors under whatever name.
-    raw = _read_safetensors(path) if path.suffix == ".safetensors" or head[8:] == b"{" else _read_torch(path)
-    while isinstance(raw, Mapping) and (inner := [raw[k] for k in _NESTED if isinstance(raw.get(k), Mapping)]):
-        raw = inner[0]
-    if not isinstance(raw, Mapping) or not raw:
-        raise SofteqError(f"weights: expected a state dict in {path}, got {type(raw).__name__}")
-    state = {str(name): value for name, value in raw.items() if isinstance(value, Tensor)}
-    if not state:
-        raise SofteqError(f"weights: {path} holds no tensor; its keys are {', '.join(map(str, list(raw)[:5]))}")
-    return _bare(state)
-
-
-def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes; a name that only some carry is a child of the model's own."""
-    for prefix in _PREFIXES * 2:  # the two come in either order
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def _read_safetensors(path: Path) -> Any:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise MissingExtraError("reading safetensors needs its package: pip install 'softeq[timm]'") from error
-    try:
-        return load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise SofteqError(f"weights: {path} is no whole safetensors file: {error}") from error
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SofteqError(
-            f"weights: {path} is cut off or holds more than tensors, and is not loaded, as a pickle can run code; save"
-            " the model's state_dict() alone, or as safetensors"
-        ) from error
-    except _BROKEN as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise SofteqError(f"weights: {path} is cut off or no checkpoint: {reason}") from error
-
-
-def load_state(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Put a state dict into a module, whole or not at all.
-
-    Raises:
-        SofteqError: names or shapes differ, or a weight is NaN or inf; the message names the first of them.
-    """
-    own = module.state_dict()
-    for prefix in _PREFIXES:  # taken off by `read_state_dict`, but the module's own
-        if all(name.startswith(prefix) for name in own) and not any(name.startswith(prefix) for name in state):
-            state = {prefix + name: value for name, value in state.items()}
-    # Counters of batches are in old checkpoints or not; nothing that is measured depends on them.
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in own and not k.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise SofteqError(
-            f"weights: {path} does not fit {type(module).__name__}: {len(missing)} missing ({_some(missing)}),"
-            f" {len(unexpected)} unexpected ({_some(unexpected)})"
-        )
-    for name, tensor in state.items():
-        if name in own and tensor.shape != own[name].shape:
-            raise SofteqError(
-                f"weights: {path}: expected {name} of shape {tuple(own[name].shape)}, got {tuple(tensor.shape)}"
-            )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise SofteqError(f"weights: {path}: {name} has NaN or infinite entries")
-    module.load_state_dict({k: state.get(k, own[k]) for k in own})
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "") if names else "none"

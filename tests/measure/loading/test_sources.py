@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError
-from softeq.measure.loading import sources
+from softeq.measure.loading import timm_models
 from softeq.measure.loading.images import accuracy, load_images
-from softeq.measure.loading.sources import Model, load_model, model_names
+from softeq.measure.loading.sources import Model, Preparation, load_model, model_names
 
 
 @pytest.fixture
@@ -33,10 +33,15 @@ def factory(tmp_path, monkeypatch):
         "    @staticmethod\n"
         "    def odd():\n"
         "        net = Net(4, 3)\n"
-        "        net.std = (0.2, 0.3)\n"
+        "        net.mean, net.std = (0.2, 0.3, 0.4), (0.2, 0.3)\n"
         "        return net\n"
         "number = 5\n"
+        "Plain = lambda: torch.nn.Conv2d(3, 4, 3)\n"
+        "net = Plain()\n"
+        "compiled = torch.compile(net, backend='eager')\n"
+        "def leaves():\n    raise SystemExit(3)\n"
     )
+    (tmp_path / "own_exit.py").write_text("import sys\nsys.exit(1)\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "own_nets"
     sys.modules.pop("own_nets", None)
@@ -121,7 +126,7 @@ def test_no_network_is_one_line_with_a_way_out_soon(monkeypatch, empty_cache, ki
             raise OSError("no name service")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", closed_port()))]
 
-    monkeypatch.setattr(sources.socket, "getaddrinfo", resolved)
+    monkeypatch.setattr(timm_models.socket, "getaddrinfo", resolved)
     start = time.monotonic()
     with pytest.raises(SofteqError, match="--weights FILE") as caught:
         load_model("resnet10t", weights="pretrained")
@@ -131,19 +136,19 @@ def test_no_network_is_one_line_with_a_way_out_soon(monkeypatch, empty_cache, ki
 
 
 def test_a_proxy_counts_as_a_network(monkeypatch, empty_cache):
-    monkeypatch.setattr(sources, "_PATIENCE", 0.5)
+    monkeypatch.setattr(timm_models, "_PATIENCE", 0.5)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         for proxy in (f"http://{address}", address):
             monkeypatch.setenv("https_proxy", proxy)
-            assert sources._answers("https://no-such-host.invalid")
+            assert timm_models._answers("https://no-such-host.invalid")
         monkeypatch.setenv("no_proxy", "no-such-host.invalid")
-        assert not sources._answers("https://no-such-host.invalid")
+        assert not timm_models._answers("https://no-such-host.invalid")
         monkeypatch.delenv("no_proxy")
     monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port()}")
-    assert not sources._answers("https://no-such-host.invalid")
+    assert not timm_models._answers("https://no-such-host.invalid")
 
 
 def test_a_model_without_pretrained_weights(empty_cache):
@@ -235,3 +240,64 @@ def test_without_timm(monkeypatch):
 def test_the_list_names_what_packages_ship():
     assert "tf_efficientnet_lite2" in model_names()
     assert "DINO" not in " ".join(model_names().values())
+
+
+def test_classes_and_channels_are_read_from_the_weights(tmp_path):
+    import timm
+
+    own = timm.create_model("resnet10t", num_classes=7, in_chans=1)
+    torch.save({"state_dict": {f"model.{k}": v for k, v in own.state_dict().items()}}, tmp_path / "w.ckpt")
+    model = load_model("resnet10t", weights=tmp_path / "w.ckpt")
+    x = torch.rand(1, 1, 64, 64)
+    torch.testing.assert_close(model.module(x), own.eval()(x))
+    assert (model.classes, len(model.mean)) == (7, 1)
+    assert model.choices == ("classes: 7, read from the weights", "channels: 1, read from the weights")
+    assert model.source == "file w.ckpt: state_dict.model"
+    with pytest.raises(SofteqError, match=r"expected fc\.weight of shape"):
+        load_model("resnet10t", weights=tmp_path / "w.ckpt", num_classes=8)
+    with pytest.raises(SofteqValueError, match="nothing under 'ema'"):
+        load_model("resnet10t", weights=tmp_path / "w.ckpt", weights_key="ema")
+
+
+def test_a_number_of_classes():
+    assert load_model("resnet10t", weights="random", num_classes=5).classes == 5
+    assert load_model("resnet10t", weights="random", num_classes=0).classes is None
+    with pytest.raises(SofteqValueError, match="a head of 5 would be random"):
+        load_model("tf_efficientnet_lite0", num_classes=5)
+    with pytest.raises(SofteqValueError, match="expected --weights FILE beside it"):
+        load_model("resnet10t", weights="random", weights_key="model")
+
+
+def test_what_was_assumed_is_told_and_can_be_said(factory):
+    model = load_model(f"{factory}:Plain")
+    assert (model.mean, model.image_size) == ((0.5, 0.5, 0.5), (224, 224))
+    assert model.choices == (
+        "mean and std of the images: 0.5, as the network says nothing of it (--mean and --std)",
+        "image size: 224, as the network says nothing of it (--size)",
+    )
+    said = load_model(f"{factory}:Plain", preparation=Preparation((0.1, 0.2, 0.3), (0.4,), (8, 12), 0.9))
+    assert (said.mean, said.std, said.image_size, said.crop) == ((0.1, 0.2, 0.3), (0.4,) * 3, (8, 12), 0.9)
+    assert said.choices == ()
+    for wrong, message in (
+        (Preparation(mean=(0.1, 0.2)), "mean: expected 1 value or 3, one per channel of the network, got 2"),
+        (Preparation(std=(0.0,)), "std: expected numbers above 0"),
+        (Preparation(std=(float("nan"),)), "finite"),
+        (Preparation(crop=1.5), r"crop: expected a share in \(0, 1\]"),
+        (Preparation(size=0), "image_size"),
+    ):
+        with pytest.raises(SofteqValueError, match=message):
+            load_model(f"{factory}:Plain", preparation=wrong)
+
+
+def test_an_instance_and_a_compiled_network(factory):
+    assert isinstance(load_model(f"{factory}:net").module, nn.Conv2d)
+    model = load_model(f"{factory}:compiled")
+    assert isinstance(model.module, nn.Conv2d)
+    assert model.choices[0] == "measured inside its OptimizedModule"
+
+
+def test_a_factory_cannot_end_the_program(factory):
+    with pytest.raises(SofteqError, match=r"leaves\(\) ends the program \(sys.exit\(3\)\)"):
+        load_model(f"{factory}:leaves")
+    with pytest.raises(SofteqError, match="ends the program when it is imported"):
+        load_model("own_exit:net")
