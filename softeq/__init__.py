@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from softeq._anchor import anchor
     from softeq._fold import fold, harden, weight_defect
     from softeq._irreps_products import SoftGate, SoftTensorProduct
+    from softeq._param_groups import param_groups
     from softeq._soften import Softened, soften
+    from softeq._summary import Summary, summary
     from softeq.attention import SoftAttention
     from softeq.bilinear import SoftBilinear
     from softeq.conv import SoftConv2d
@@ -53,6 +55,7 @@ __all__ = [
     "SofteqTypeError",
     "SofteqValueError",
     "SofteqWarning",
+    "Summary",
     "T",
     "Vector",
     "anchor",
@@ -62,8 +65,10 @@ __all__ = [
     "fold",
     "gated",
     "harden",
+    "param_groups",
     "prior_penalty",
     "soften",
+    "summary",
     "weight_defect",
 ]
 
@@ -78,9 +83,14 @@ _HOMES = {
         "SoftGate",
         "SoftTensorProduct",
     ),
+    "_param_groups": ("param_groups",),
     "_soften": (
         "Softened",
         "soften",
+    ),
+    "_summary": (
+        "Summary",
+        "summary",
     ),
     "attention": ("SoftAttention",),
     "bilinear": ("SoftBilinear",),
