@@ -26,6 +26,20 @@ NAMED_GROUPS: dict[str, Callable[[], Group]] = {
     "SOpq(2,1)": lambda: groups.SOpq(2, 1),
     "SOpq(2,2)": lambda: groups.SOpq(2, 2),
     "SOpq(0,3)": lambda: groups.SOpq(0, 3),
+    "Opq(2,1)": lambda: groups.Opq(2, 1),
+    "SOpqp(2,1)": lambda: groups.SOpqp(2, 1),
+    "SO11": groups.SO11,
+    "SO11p": groups.SO11p,
+    "O11": groups.O11,
+    "Parity": groups.Parity,
+    "TimeReversal": groups.TimeReversal,
+    "GL(2)": lambda: groups.GL(2),
+    "Scaling(3)": lambda: groups.Scaling(3),
+    "U(1)": lambda: groups.U(1),
+    "U(2)": lambda: groups.U(2),
+    "SU(1)": lambda: groups.SU(1),
+    "SU(2)": lambda: groups.SU(2),
+    "SU(3)": lambda: groups.SU(3),
     "Sp(2)": lambda: groups.Sp(2),
     "Sp(4)": lambda: groups.Sp(4),
     "SL(2)": lambda: groups.SL(2),
@@ -41,6 +55,9 @@ NAMED_GROUPS: dict[str, Callable[[], Group]] = {
     "Permutation(1)": lambda: groups.Permutation(1),
     "Permutation(2)": lambda: groups.Permutation(2),
     "Permutation(4)": lambda: groups.Permutation(4),
+    "ZksZnxZn(4,2)": lambda: groups.ZksZnxZn(4, 2),
+    "Cube": groups.Cube,
+    "Embed(SO(2),4,1)": lambda: groups.Embed(groups.SO(2), 4, 1),
     "SO2eR3": groups.SO2eR3,
     "O2eR3": groups.O2eR3,
     "DkeR3(1)": lambda: groups.DkeR3(1),
@@ -48,6 +65,7 @@ NAMED_GROUPS: dict[str, Callable[[], Group]] = {
     "SO(2)*Permutation(2)": lambda: groups.SO(2) * groups.Permutation(2),
     "Z(3)*Dihedral(4)": lambda: groups.Z(3) * groups.Dihedral(4),
     "SL(2)*SL(2)": lambda: groups.SL(2) * groups.SL(2),
+    "SO(2)+Permutation(3)": lambda: groups.separate(groups.SO(2), groups.Permutation(3)),
 }
 
 
@@ -60,7 +78,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=NAMED_GROUPS, ids=lambda name: name)
+LARGE = ("Cube", "SU(3)", "ZksZnxZn(4,2)")  # too slow to solve for in every test
+
+
+@pytest.fixture(params=[name for name in NAMED_GROUPS if name not in LARGE], ids=lambda name: name)
 def group_id(request) -> str:
     """The id of every named group in turn."""
     return request.param

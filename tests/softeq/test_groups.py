@@ -1,7 +1,7 @@
 """Groups: their samples obey the defining equations, and so do their generators."""
 
-import inspect
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -13,6 +13,10 @@ TIGHT = {"atol": 1e-9, "rtol": 1e-9}
 
 def eye(d):
     return torch.eye(d, dtype=torch.float64)
+
+
+QUARTER_TURN = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+SWAP = eye(2).flip(0)
 
 
 def is_orthogonal(g):
@@ -108,6 +112,39 @@ def keeps_product_of_forms(g):
     torch.testing.assert_close(g.mT @ form @ g, form.expand_as(g), **TIGHT)
 
 
+def keeps_direction_of(axis):
+    return lambda g: all(element[axis, axis] > 0 for element in g) or pytest.fail(f"axis {axis} is turned over")
+
+
+def is_invertible(g):
+    assert (torch.linalg.det(g).abs() > 1e-3).all()
+
+
+def is_multiple_of_identity(g):
+    torch.testing.assert_close(g, g[:, :1, :1] * eye(g.shape[-1]), **TIGHT)
+
+
+def imaginary_unit(n):
+    """What multiplication by i is on (real parts, imaginary parts)."""
+    return torch.kron(QUARTER_TURN, eye(n))
+
+
+def has_unit_complex_determinant(g):
+    n = g.shape[-1] // 2
+    determinant = torch.linalg.det(torch.complex(g[:, :n, :n], g[:, n:, :n]))
+    torch.testing.assert_close(determinant, torch.ones_like(determinant), **TIGHT)
+
+
+def keeps_opposite_faces(g):
+    swap = torch.kron(SWAP, eye(3))
+    torch.testing.assert_close(g @ swap, swap @ g)
+
+
+def is_among(elements, g):
+    nearest = (g.unsqueeze(1) - torch.stack(elements)).abs().amax((-1, -2)).amin(1)
+    assert (nearest < 1e-9).all()
+
+
 def is_among_products_of(first, second):
     """Kronecker products of the elements of two finite groups, enumerated."""
 
@@ -130,8 +167,6 @@ def closure(group):
     return elements
 
 
-QUARTER_TURN = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
-SWAP = eye(2).flip(0)
 LORENTZ = (keeps_metric(1, 3),)
 DEFINING: dict[str, tuple] = {
     "Trivial(1)": (is_identity,),
@@ -145,6 +180,20 @@ DEFINING: dict[str, tuple] = {
     "SOpq(2,1)": (keeps_metric(2, 1), has_unit_determinant),
     "SOpq(2,2)": (keeps_metric(2, 2), has_unit_determinant),
     "SOpq(0,3)": (is_orthogonal, has_unit_determinant),
+    "Opq(2,1)": (keeps_metric(2, 1),),
+    "SOpqp(2,1)": (keeps_metric(2, 1), has_unit_determinant, keeps_direction_of(2)),
+    "SO11": (keeps_metric(1, 1), has_unit_determinant),
+    "SO11p": (keeps_metric(1, 1), has_unit_determinant, keeps_time_direction),
+    "O11": (keeps_metric(1, 1),),
+    "Parity": (*LORENTZ, keeps_time_direction, lambda g: is_identity(g @ g)),
+    "TimeReversal": (*LORENTZ, lambda g: is_identity(g @ g), lambda g: is_identity(g[:, 1:, 1:])),
+    "GL(2)": (is_invertible,),
+    "Scaling(3)": (is_multiple_of_identity,),
+    "U(1)": (is_orthogonal, commutes_with(QUARTER_TURN)),
+    "U(2)": (is_orthogonal, commutes_with(imaginary_unit(2))),
+    "SU(1)": (is_identity,),
+    "SU(2)": (is_orthogonal, commutes_with(imaginary_unit(2)), has_unit_complex_determinant),
+    "SU(3)": (is_orthogonal, commutes_with(imaginary_unit(3)), has_unit_complex_determinant),
     "Sp(2)": (keeps_symplectic_form,),
     "Sp(4)": (keeps_symplectic_form,),
     "SL(2)": (has_unit_determinant,),
@@ -160,6 +209,14 @@ DEFINING: dict[str, tuple] = {
     "Permutation(1)": (is_identity,),
     "Permutation(2)": (is_permutation,),
     "Permutation(4)": (is_permutation,),
+    "ZksZnxZn(4,2)": (is_permutation, lambda g: is_among(closure(groups.ZksZnxZn(4, 2)), g)),
+    "Cube": (is_permutation, keeps_opposite_faces, lambda g: is_among(closure(groups.Cube()), g)),
+    "Embed(SO(2),4,1)": (
+        is_orthogonal,
+        has_unit_determinant,
+        lambda g: is_identity(g[:, [0, 3]][:, :, [0, 3]]),
+        lambda g: is_orthogonal(g[:, 1:3, 1:3]),
+    ),
     "SO2eR3": (fixes_z, has_unit_determinant),
     "O2eR3": (fixes_z,),
     "DkeR3(1)": (fixes_z, lambda g: is_identity(g @ g)),
@@ -170,6 +227,12 @@ DEFINING: dict[str, tuple] = {
     ),
     "Z(3)*Dihedral(4)": (is_among_products_of(lambda: groups.Z(3), lambda: groups.Dihedral(4)),),
     "SL(2)*SL(2)": (has_unit_determinant, keeps_product_of_forms),
+    "SO(2)+Permutation(3)": (
+        is_orthogonal,
+        lambda g: has_unit_determinant(g[:, :2, :2]),
+        lambda g: is_permutation(g[:, 2:, 2:]),
+        lambda g: torch.testing.assert_close(g[:, :2, 2:], torch.zeros_like(g[:, :2, 2:])),
+    ),
 }
 
 
@@ -179,12 +242,9 @@ def check_members(group_id, elements):
 
 
 def test_the_table_has_every_named_group(all_group_ids):
-    named = {
-        name
-        for name, f in vars(groups).items()
-        if inspect.isfunction(f) and f.__module__ == groups.__name__ and name[0] != "_"
-    }
-    assert named == {group_id.split("(")[0] for group_id in all_group_ids}
+    named = {name for name, value in vars(groups).items() if name[0].isupper() and callable(value)}
+    missing = named - {group_id.split("(")[0] for group_id in all_group_ids}
+    assert missing == {"Group", "Sampler", "RubiksCube"}, "Rubik's cube has tests of its own: it is large"
     assert set(DEFINING) == set(all_group_ids)
 
 
@@ -212,6 +272,7 @@ def test_samples_repeat_with_their_generator_and_differ_without(group):
 
 
 ALGEBRA_DIMENSIONS = {
+    "U(1)": 1, "U(2)": 4, "SU(1)": 0, "SU(2)": 3, "SU(3)": 8, "GL(2)": 4, "Scaling(3)": 1, "O11": 1, "SOpqp(2,1)": 3,
     "Trivial(1)": 0, "SO(2)": 1, "SO(3)": 3, "SO(4)": 6, "O(3)": 3, "SO13": 6, "Lorentz": 6, "SOpq(2,2)": 6, "Sp(2)": 3,
     "Sp(4)": 10, "SL(2)": 3, "SL(3)": 8, "Permutation(4)": 0, "SO2eR3": 1, "SL(2)*SL(2)": 6,
 }  # fmt: skip
@@ -222,3 +283,76 @@ def test_lie_algebra_has_the_dimension_of_the_group(group_id, group):
     algebra = group.lie_algebra.flatten(1)
     assert len(algebra) == ALGEBRA_DIMENSIONS[group_id]
     assert len(algebra) == 0 or torch.linalg.matrix_rank(algebra) == len(algebra)
+
+
+ORDERS = {
+    "Cube": (groups.Cube, 24),
+    "ZksZnxZn(4,3)": (lambda: groups.ZksZnxZn(4, 3), 36),
+    "ZksZnxZn(2,3)": (lambda: groups.ZksZnxZn(2, 3), 18),
+    "ZksZnxZn(1,3)": (lambda: groups.ZksZnxZn(1, 3), 9),
+    "Parity": (groups.Parity, 2),
+    "Dihedral(5)": (lambda: groups.Dihedral(5), 10),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_finite_groups_have_their_order(name):
+    make, order = ORDERS[name]
+    assert len(closure(make())) == order
+
+
+def order_of(g):
+    """The smallest k with g^k = 1."""
+    power, k = g, 1
+    while not torch.equal(power, eye(len(g))):
+        power, k = power @ g, k + 1
+    return k
+
+
+def test_rubiks_cube_turns_as_the_toy_does():
+    turns = groups.RubiksCube().discrete_generators
+    assert turns.shape == (6, 48, 48)
+    is_permutation(turns)
+    right, up, left = turns[0], turns[2], turns[3]
+    assert [order_of(turn) for turn in turns] == [4] * 6
+    assert [int((turn.diagonal() == 0).sum()) for turn in turns] == [20] * 6, "eight on the face, twelve around it"
+    assert order_of(right @ up) == 105
+    assert order_of(right @ left) == 4, "opposite faces do not meet"
+    commutator = right @ up @ right.T @ up.T
+    assert order_of(commutator) == 6
+
+
+def test_every_group_is_found_by_its_own_name(group):
+    assert groups.named(repr(group)) == group
+    assert repr(groups.named(repr(group))) == repr(group)
+
+
+NAMES = {
+    "O(3)": lambda: groups.O(3),
+    " SO( 1, 3 ) ": groups.SO13,
+    "SO+(1,3)": groups.SO13p,
+    "O(1,3)": groups.Lorentz,
+    "O13": groups.Lorentz,
+    "S(5)": lambda: groups.Permutation(5),
+    "D(4)": lambda: groups.Dihedral(4),
+    "C(4)": lambda: groups.Cyclic(4),
+    "SO2eR3()": groups.SO2eR3,
+    "SO(3)*Z(2)": lambda: groups.SO(3) * groups.Z(2),
+    "SO(3)+S(5)": lambda: groups.separate(groups.SO(3), groups.Permutation(5)),
+    "(SO(3) + S(5)) + Z(2)": lambda: groups.separate(groups.separate(groups.SO(3), groups.Permutation(5)), groups.Z(2)),
+    "Embed(SO(3) x Z(2), 8, 1)": lambda: groups.Embed(groups.SO(3) * groups.Z(2), 8, 1),
+    "RubiksCube": groups.RubiksCube,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_by_name(name):
+    assert groups.named(name) == NAMES[name]()
+
+
+def test_groups_survive_pickling(group):
+    loaded = pickle.loads(pickle.dumps(group))
+    assert loaded == group
+    assert repr(loaded) == repr(group)
+    draw = [g.sample(3, torch.Generator().manual_seed(0)) for g in (group, loaded)]
+    torch.testing.assert_close(*draw, atol=0, rtol=0)

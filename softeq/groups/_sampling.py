@@ -1,12 +1,17 @@
-"""Random elements of matrix groups."""
+"""Random elements of matrix groups. A sampler is plain data that can be called, so a group pickles with it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from softeq.groups._group import Group
 
 Sampler = Callable[[int, torch.Generator | None], Tensor]
 """``sampler(n, generator)`` gives ``(n, d, d)`` group elements in float64."""
@@ -67,37 +72,90 @@ def _times_power(elements: Tensor, h: Tensor, exponents: Tensor) -> Tensor:
     return elements
 
 
-def haar_orthogonal(d: int, special: bool) -> Sampler:
+@dataclass(frozen=True)
+class HaarOrthogonal:
     """Haar-distributed elements of O(d), or of SO(d) where ``special``."""
 
-    def sampler(n: int, generator: torch.Generator | None) -> Tensor:
-        q, r = torch.linalg.qr(torch.randn(n, d, d, generator=generator, dtype=torch.float64))
+    d: int
+    special: bool
+
+    def __call__(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """``(n, d, d)`` in float64."""
+        q, r = torch.linalg.qr(torch.randn(n, self.d, self.d, generator=generator, dtype=torch.float64))
         q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
-        if special:
+        if self.special:
             q = torch.cat([q[..., :1] * torch.linalg.det(q).view(n, 1, 1).sign(), q[..., 1:]], dim=-1)
         return q
 
-    return sampler
 
-
-def uniform_permutation(d: int) -> Sampler:
+@dataclass(frozen=True)
+class UniformPermutation:
     """Uniformly distributed permutation matrices of d coordinates."""
 
-    def sampler(n: int, generator: torch.Generator | None) -> Tensor:
-        order = torch.rand(n, d, generator=generator).argsort(dim=-1)
-        return torch.eye(d, dtype=torch.float64)[order]
+    d: int
 
-    return sampler
+    def __call__(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """``(n, d, d)`` in float64."""
+        order = torch.rand(n, self.d, generator=generator).argsort(dim=-1)
+        return _eye(self.d)[order]
 
 
-def uniform_shift(d: int) -> Sampler:
+@dataclass(frozen=True)
+class UniformShift:
     """Uniformly distributed cyclic shifts of d coordinates."""
 
-    def sampler(n: int, generator: torch.Generator | None) -> Tensor:
-        shift = torch.randint(d, (n, 1), generator=generator)
-        return torch.eye(d, dtype=torch.float64)[(torch.arange(d) - shift) % d]
+    d: int
 
-    return sampler
+    def __call__(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """``(n, d, d)`` in float64."""
+        shift = torch.randint(self.d, (n, 1), generator=generator)
+        return _eye(self.d)[(torch.arange(self.d) - shift) % self.d]
+
+
+@dataclass(frozen=True)
+class KroneckerSampler:
+    """Kronecker products of independent elements of two groups."""
+
+    first: Group
+    second: Group
+
+    def __call__(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """``(n, d1 d2, d1 d2)`` in float64."""
+        a, b = self.first.sample(n, generator), self.second.sample(n, generator)
+        return torch.einsum("nij,nkl->nikjl", a, b).reshape(n, self.first.d * self.second.d, -1)
+
+
+@dataclass(frozen=True)
+class BlockSampler:
+    """Block-diagonal matrices of independent elements of several groups."""
+
+    factors: tuple[Group, ...]
+
+    def __call__(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """``(n, sum d, sum d)`` in float64."""
+        d = sum(factor.d for factor in self.factors)
+        out, start = torch.zeros(n, d, d, dtype=torch.float64), 0
+        for factor in self.factors:
+            stop = start + factor.d
+            out[:, start:stop, start:stop] = factor.sample(n, generator)
+            start = stop
+        return out
+
+
+@dataclass(frozen=True)
+class EmbeddedSampler:
+    """Elements of a group on some coordinates of a larger space, the identity on the others."""
+
+    group: Group
+    d: int
+    start: int
+
+    def __call__(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """``(n, d, d)`` in float64."""
+        out = _eye(self.d).repeat(n, 1, 1)
+        stop = self.start + self.group.d
+        out[:, self.start : stop, self.start : stop] = self.group.sample(n, generator)
+        return out
 
 
 def _eye(d: int) -> Tensor:
