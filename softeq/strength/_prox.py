@@ -1,0 +1,225 @@
+"""The prior's part of a training step: the proximal map of its negative logarithm in the optimizer's own metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from softeq.errors import SofteqValueError
+from softeq.solve import EquivariantProjector
+from softeq.strength._charges import Charge, merged_precision
+from softeq.strength._optimizers import Metric, Metrics, Number, check_decay, check_optimizer, steps_taken
+
+_Plain = tuple[nn.Parameter, Tensor | None, Metric, float]
+"""A parameter, its mean, its metric and c."""
+_CACHED = 2**15
+_MILD = 1e-3
+
+
+@dataclass(frozen=True)
+class Pull:
+    """How strongly a parameter is pulled to its mean: the curvature c of ``c / 2 ||w - m||^2`` in the loss.
+
+    Attributes:
+        charge: the parameter.
+        residual: of the parameter; of the projected parametrization the one of ``W - P W``.
+        equivariant: of ``P W``, for the projected parametrization alone.
+        mean: m, or ``None`` for zero.
+    """
+
+    charge: Charge
+    residual: float
+    equivariant: float = 0.0
+    mean: Tensor | None = None
+
+
+class PriorStep:
+    """Applies ``w <- m + (w - m) / (1 + rate c / D)`` after an optimizer's step, which moved w by ``- rate g / D``.
+
+    For the projected parametrization, one weight W under ``e / 2 ||P W||^2 + r / 2 ||W - P W||^2``, the map is solved
+    exactly in the same diagonal metric: the W that minimises ``1/2 ||W - Z||^2_{D / rate} + e / 2 ||P W||^2 + r / 2
+    ||W - P W||^2``, Z the weight after the optimizer's step; one small linear system for each block of the weight.
+
+    A parameter that the optimizer did not move in this step, for want of a gradient or because a gradient scaler left
+    the step out, is not moved either.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Number] = {}
+        self._watched: dict[int, _Watch] = {}
+
+    @torch.no_grad()
+    def apply(self, optimizer: Optimizer, pulls: Sequence[Pull]) -> None:
+        """One prior step for all of ``pulls``.
+
+        Raises:
+            SofteqTypeError: an optimizer of another kind than the supported ones.
+            SofteqValueError: it does not hold a parameter that takes gradients, or decays one in the gradient.
+        """
+        check_optimizer(optimizer)
+        groups, metrics = _groups(optimizer), Metrics(optimizer)
+        stepped = self._watch(optimizer).stepped()
+        plain: list[_Plain] = []
+        for pull in pulls:
+            parameter = pull.charge.parameter
+            if not parameter.requires_grad:
+                continue
+            if id(parameter) not in groups:
+                raise SofteqValueError(
+                    f"optimizer: expected the one that trains {pull.charge.name}, which the prior prices and this "
+                    f"{type(optimizer).__name__} does not hold"
+                )
+            group = groups[id(parameter)]
+            check_decay(group, pull.charge.name)
+            if not self._moved(optimizer, parameter, stepped):
+                continue
+            metric = metrics.of(group, parameter)
+            _take_back(parameter, metric, metrics)
+            if pull.charge.projector is not None:
+                _solve(parameter, pull.mean, metric, pull, pull.charge.projector)
+            elif pull.residual > 0:
+                plain.append((parameter, pull.mean, metric, pull.residual))
+        for batch in _batches(plain):
+            _shrink(batch)
+
+    def _watch(self, optimizer: Optimizer) -> _Watch:
+        watch = self._watched.get(id(optimizer))
+        if watch is None or watch.optimizer is not optimizer:
+            watch = self._watched[id(optimizer)] = _Watch(optimizer)
+        return watch
+
+    def _moved(self, optimizer: Optimizer, parameter: nn.Parameter, stepped: bool) -> bool:
+        if type(optimizer) is SGD:
+            return stepped and parameter.grad is not None
+        taken = steps_taken(optimizer, parameter)
+        if isinstance(taken, Tensor):  # comparing it would make the device wait: such an optimizer leaves no step out
+            return stepped and parameter.grad is not None
+        before, self._seen[id(parameter)] = self._seen.get(id(parameter), 0.0), taken
+        return taken != before
+
+
+class _Watch:
+    """Whether an optimizer has stepped since it was asked last: a gradient scaler leaves steps out."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self._flag = True  # the first step was taken before anybody looked on
+        optimizer.register_step_post_hook(self._set)
+
+    def _set(self, *_: object) -> None:
+        self._flag = True
+
+    def stepped(self) -> bool:
+        flag, self._flag = self._flag, False
+        return flag
+
+
+def _groups(optimizer: Optimizer) -> dict[int, dict[str, object]]:
+    return {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _take_back(parameter: nn.Parameter, metric: Metric, metrics: Metrics) -> None:
+    """Undoes a decoupled weight decay of this step: ``w1 = (1 - a) w - s`` becomes ``w - s = (w1 + a s) / (1 - a)``."""
+    if isinstance(metric.decay, float) and metric.decay == 0:
+        return
+    parameter.add_(metric.decay * metrics.moved(parameter, metric)).div_(1 - metric.decay)
+
+
+def _batches(plain: Sequence[_Plain]) -> Iterable[Sequence[_Plain]]:
+    """Small parameters together, in few calls; on a CPU large ones one by one, so that each stays in its cache."""
+    kinds: dict[tuple[object, ...], list[_Plain]] = {}
+    for index, item in enumerate(plain):
+        parameter, mean, metric, c = item
+        if metric.square is None:  # without a square the factor is a number
+            _scale(parameter, mean, metric, c)
+        elif not (isinstance(metric.rate, float) and metric.rate == 0):
+            alone = parameter.device.type == "cpu" and parameter.numel() > _CACHED
+            mild = isinstance(metric.rate, float) and metric.rate * c < _MILD
+            key = (mild, index if alone else -1, parameter.device, parameter.dtype, metric.square.dtype)
+            kinds.setdefault(key, []).append(item)
+    return kinds.values()
+
+
+def _scale(parameter: nn.Parameter, mean: Tensor | None, metric: Metric, c: float) -> None:
+    factor = 1 / (1 + metric.rate * c)
+    if mean is None:
+        parameter.mul_(factor)
+    else:
+        parameter.sub_(mean).mul_(factor).add_(mean)
+
+
+def _shrink(batch: Sequence[_Plain]) -> None:
+    """``w - m`` times ``D / (D + rate c)`` with ``D = sqrt(v) + offset``, for parameters of one kind, see `_batches`.
+
+    It is bound by memory, so a mild pull is written as ``w - rate c w / (D + rate c)``, two passes less; a strong one
+    as it stands, where that difference would cancel.
+    """
+    weights = [parameter.data for parameter, *_ in batch]
+    means = [(weight, mean) for weight, (_, mean, *_) in zip(weights, batch, strict=True) if mean is not None]
+    for weight, mean in means:
+        weight.sub_(mean)
+    strengths = [metric.rate * c for _, _, metric, c in batch]
+    squares = [metric.square for _, _, metric, _ in batch if metric.square is not None]
+    denominators = list(torch._foreach_sqrt(squares))
+    if all(isinstance(k, float) and k < _MILD for k in strengths):
+        _add(denominators, [metric.offset + k for (_, _, metric, _), k in zip(batch, strengths, strict=True)])
+        torch._foreach_addcdiv_(weights, weights, denominators, [-float(k) for k in strengths])
+    else:
+        _add(denominators, [metric.offset for _, _, metric, _ in batch])
+        torch._foreach_mul_(weights, denominators)
+        _add(denominators, strengths)
+        torch._foreach_div_(weights, denominators)
+    for weight, mean in means:
+        weight.add_(mean)
+
+
+def _add(tensors: list[Tensor], numbers: Sequence[Number]) -> None:
+    if all(isinstance(number, float) for number in numbers):
+        torch._foreach_add_(tensors, list(numbers))  # type: ignore[arg-type]
+        return
+    for tensor, number in zip(tensors, numbers, strict=True):
+        tensor.add_(number)
+
+
+def _solve(
+    parameter: nn.Parameter, mean: Tensor | None, metric: Metric, pull: Pull, projector: EquivariantProjector
+) -> None:
+    """The exact proximal map of ``e / 2 ||P W||^2 + r / 2 ||W - P W||^2`` in the metric G = D / rate.
+
+    With Q an orthonormal basis of a block of ``P``'s image, stationarity reads ``G (w - z) + r w + (e - r) Q Q'w = 0``.
+    For ``a = Q'w`` and ``A = G + r`` that is ``Q'(G + e) A^-1 Q a = Q' A^-1 G z``, in which r and e never cancel; then
+    ``w = A^-1 (G z + (r - e) Q a)``.
+    """
+    r: Number = pull.residual
+    e: Number = merged_precision(pull.equivariant, pull.residual)
+    if (isinstance(metric.rate, float) and metric.rate == 0) or (r == 0 and e == 0):
+        return
+    wide = torch.promote_types(parameter.dtype, torch.float32)
+    z = (parameter if mean is None else parameter - mean).to(wide).reshape(projector.shape)
+    size = torch.ones_like(z) if metric.square is None else metric.square.to(wide).view_as(z).sqrt() + metric.offset
+    # Everything times rate: G = D, r and e times rate. A huge r then overflows nothing.
+    r, e = r * metric.rate, e * metric.rate
+    solved = z * (size / (size + r))
+    blocks = projector._blocks()
+    flat = solved.reshape(-1)
+    start = 0
+    for (g, basis), (z_block, _) in zip(blocks.gather(size), blocks.gather(z), strict=True):
+        places = blocks.places[start : start + g.numel()]
+        start += g.numel()
+        flat[places] = _block(g, z_block, basis, r, e).reshape(-1)
+    result = flat.view_as(parameter).to(parameter.dtype)
+    parameter.copy_(result if mean is None else result + mean)
+
+
+def _block(g: Tensor, z: Tensor, basis: Tensor | None, r: Number, e: Number) -> Tensor:
+    """Blocks of one type ``(rows, entries)``; ``basis`` ``(entries, rank)`` or ``None`` where P is the identity."""
+    if basis is None:
+        return z * (g / (g + e))
+    kept = g / (g + r)  # A^-1 G
+    system = torch.einsum("ni,ip,iq->npq", (g + e) / (g + r), basis, basis)
+    a = torch.linalg.solve(system, (kept * z) @ basis)
+    return kept * z + ((r - e) / (g + r)) * (a @ basis.T)
