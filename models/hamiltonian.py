@@ -60,17 +60,15 @@ class Trajectories(nn.Module):
         step: see `integrate`.
     """
 
-    times: Tensor
-
     def __init__(self, field: nn.Module, times: Tensor, *, step: float = 0.2) -> None:
         super().__init__()
         self.field = field
         self.step = step
-        self.register_buffer("times", _checked_times(times), persistent=False)
+        self.times: tuple[float, ...] = tuple(_checked_times(times).tolist())
 
     def forward(self, z0: Tensor) -> Tensor:
         """``(B, 2n)`` to ``(B, T, 2n)``, the initial state included."""
-        return integrate(self.field, z0, self.times, step=self.step).transpose(0, 1)
+        return integrate(self.field, z0, torch.tensor(self.times, dtype=torch.float64), step=self.step).transpose(0, 1)
 
 
 def integrate(field: Field, z0: Tensor, times: Tensor, *, step: float = 0.2) -> Tensor:

@@ -7,14 +7,14 @@ one batched matrix product takes the place of a loop over the paths of a tensor 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softeq._irreps_products import ExactBuffers
+from softeq._constants import Constants
 from softeq.errors import SofteqValueError
 from softeq.irreps import as_irreps
 from softeq.pathways import (
@@ -23,23 +23,8 @@ from softeq.pathways import (
     RESIDUAL_START,
     MergedLayer,
     Weights,
-    pathway_penalty,
     pathways_of,
 )
-
-
-class Constant(nn.Module):
-    """Hands out one constant tensor, which is no part of the state dict."""
-
-    value: Tensor
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("value", value, persistent=False)
-
-    def forward(self) -> Tensor:
-        """The tensor."""
-        return self.value
 
 
 def natural_irreps(lmax: int, copies: int = 1) -> Any:
@@ -65,9 +50,7 @@ class RadialNetwork(nn.Module):
         super().__init__()
         self.cutoff, self.sizes = cutoff, [len(place) for place in places]
         counts = [int(place.max()) + 1 for place in places]
-        starts = [sum(counts[:i]) for i in range(len(counts))]
-        self.places = Constant(torch.cat([start + place for start, place in zip(starts, places, strict=True)]))
-        self.frequencies = ExactBuffers(Constant(math.pi * torch.arange(1, waves + 1, dtype=torch.float64)))
+        self.constants = Constants.of(_radial_tables, tuple(tuple(place.tolist()) for place in places), waves)
         self.inner = nn.ModuleList(nn.Linear(a, hidden, bias=False) for a in (waves, hidden))
         self.outer = nn.Linear(hidden, sum(counts), bias=False)
         for linear in (*self.inner, self.outer):
@@ -78,14 +61,24 @@ class RadialNetwork(nn.Module):
         x = (distance / self.cutoff).clamp(max=1.0)
         cube = x * x * x
         window = 1 + cube * cube * (-28 + x * (48 - 21 * x))
-        return torch.sin(x * self.frequencies()) * (window / (2 * x))
+        return torch.sin(x * self.constants.on(x)["frequencies"]) * (window / (2 * x))
 
     def forward(self, distance: Tensor) -> tuple[Tensor, ...]:
         """``(E, 1)`` to one ``(E, size)`` per layer."""
         hidden = self.basis(distance)
         for linear in self.inner:
             hidden = 2 * F.silu(linear(hidden))  # swish halves what is small
-        return F.linear(hidden, self.outer.weight.index_select(0, self.places())).split(self.sizes, -1)
+        places = self.constants.on(hidden)["places"]
+        return F.linear(hidden, self.outer.weight.index_select(0, places)).split(self.sizes, -1)
+
+
+def _radial_tables(places: tuple[tuple[int, ...], ...], waves: int) -> dict[str, Tensor]:
+    """The frequencies of the waves, and which row of the last linear layer stands at each place of all layers."""
+    rows, start = [], 0
+    for place in places:
+        rows += [start + row for row in place]
+        start += max(place) + 1
+    return {"places": torch.tensor(rows), "frequencies": math.pi * torch.arange(1, waves + 1, dtype=torch.float64)}
 
 
 class Harmonics(nn.Module):
@@ -96,31 +89,55 @@ class Harmonics(nn.Module):
 
     def __init__(self, lmax: int) -> None:
         super().__init__()
-        from e3nn import o3
-
-        steps = []
-        pole = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
-        last = pole
-        for degree in range(2, lmax + 1):
-            coefficients = o3.wigner_3j(1, degree - 1, degree, dtype=torch.float64).flatten(0, 1)
-            value = torch.outer(pole, last).flatten() @ coefficients
-            # Its size is the same for every unit vector, and positive along the axis where e3nn's is.
-            sign = float(value[value.abs().argmax()].sign())
-            steps.append(coefficients * sign / value.norm())
-            last = sign * value / value.norm()
         self.lmax = lmax
-        self.steps = nn.ModuleList(ExactBuffers(Constant(step)) for step in steps)
+        self.constants = Constants.of(_steps, lmax)
 
     def forward(self, unit: Tensor) -> Tensor:
         """``(E, 3)`` to ``(E, (lmax + 1)^2)``."""
         degrees = [torch.ones_like(unit[:, :1])]
         if self.lmax:
             degrees.append(math.sqrt(3) * unit)
-        last = unit
-        for degree, step in enumerate(self.steps, start=2):
-            last = (unit[:, :, None] * last[:, None, :]).flatten(1) @ step()
+        last, steps = unit, self.constants.on(unit)
+        for degree in range(2, self.lmax + 1):
+            last = (unit[:, :, None] * last[:, None, :]).flatten(1) @ steps[f"degree_{degree}"]
             degrees.append(math.sqrt(2 * degree + 1) * last)
         return torch.cat(degrees, -1)
+
+
+def _steps(lmax: int) -> dict[str, Tensor]:
+    """Per degree from 2 on what makes its harmonics of the products of those before with the vector."""
+    from e3nn import o3
+
+    steps = {}
+    pole = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    last = pole
+    for degree in range(2, lmax + 1):
+        coefficients = o3.wigner_3j(1, degree - 1, degree, dtype=torch.float64).flatten(0, 1)
+        value = torch.outer(pole, last).flatten() @ coefficients
+        # Its size is the same for every unit vector, and positive along the axis where e3nn's is.
+        sign = float(value[value.abs().argmax()].sign())
+        steps[f"degree_{degree}"] = coefficients * sign / value.norm()
+        last = sign * value / value.norm()
+    return steps
+
+
+class Couplings(nn.Module):
+    """Clebsch-Gordan coefficients as the weight of a pathway that has no parameters.
+
+    An empty buffer, which no average and no allocation can spoil, tells where the module is and in which dtype.
+    """
+
+    like: Tensor
+
+    def __init__(self, irreps_in1: Any, irreps_in2: Any, wanted: Any) -> None:
+        super().__init__()
+        self.constants = Constants.of(_couplings_of, str(irreps_in1), str(irreps_in2), str(wanted))
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The coefficients, ``(edge coordinates, channel coordinates, out)``."""
+        return self.constants.on(self.like)["weight"].to(self.like.dtype)
 
 
 class SoftChannelwise(MergedLayer):
@@ -144,57 +161,42 @@ class SoftChannelwise(MergedLayer):
         names = pathways_of(constraint)
         self.irreps_in1, self.irreps_in2 = as_irreps(irreps_in1, "irreps_in1"), as_irreps(irreps_in2, "irreps_in2")
         self.wanted, self.constraint = as_irreps(irreps_out, "irreps_out"), constraint
-        couplings, self.irreps_out = _couplings(self.irreps_in1, self.irreps_in2, self.wanted)
-        self.shape = tuple(couplings.shape)
+        self.irreps_out = _output(self.irreps_in1, self.irreps_in2, self.wanted)
+        self.shape = (self.irreps_in2.dim, self.irreps_in1.dim, self.irreps_out.dim)
         self.pathways = nn.ModuleDict()
         if EQUIVARIANT in names:
-            self.pathways[EQUIVARIANT] = ExactBuffers(Constant(couplings))
+            self.pathways[EQUIVARIANT] = Couplings(self.irreps_in1, self.irreps_in2, self.wanted)
         if RESIDUAL in names:
             start = (self.shape[0] * self.shape[1]) ** -0.5 * (1.0 if len(names) == 1 else RESIDUAL_START)
             self.pathways[RESIDUAL] = Weights(torch.randn(self.shape) * start, None)
 
     @property
-    def weight(self) -> Tensor:
-        """The merged W, ``(edge coordinates, channel coordinates, out)``."""
-        parts = [p.weight if isinstance(p, Weights) else p() for p in self.pathways.values()]
-        if not parts:
-            raise SofteqValueError("SoftChannelwise has no pathway left: build it again with its constraint")
-        return sum(parts[1:], parts[0])
+    def signature(self) -> str:
+        """See ``SoftLayer.signature``."""
+        return f"{self.irreps_in1} x {self.irreps_in2} -> {self.irreps_out}"
 
-    @property
-    def bias(self) -> None:
-        """There is none."""
-        return None
+    def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
+        """``base`` plus the coefficients."""
+        return own if base is None else base + own
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Every block of the output may draw on every pair of inputs that reaches it."""
+        near = torch.zeros_like(weight)
+        for (_, kind_out), place in zip(self.irreps_out, self.irreps_out.slices(), strict=True):
+            for place1, place2, _, coefficients in _blocks(self.irreps_in1, self.irreps_in2, {kind_out}):
+                coefficients = coefficients.to(weight)
+                size = (weight[place2, place1, place] * coefficients).sum()
+                near[place2, place1, place] += size * coefficients
+        return near
 
     def forward(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         """``(E, channels, in1)``, ``(E, in2)`` and w, ``(E, channels, out)``, to ``(E, channels, out)``."""
         return channelwise(x, y, scale, self.weight)
 
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``; the weights from outside belong to whoever makes them."""
-        return pathway_penalty(self, precisions, seen)
-
-    @torch.no_grad()
-    def weight_defect(self) -> float:
-        """``||W - P(W)|| / ||W||`` in float64, in [0, 1]; 0 for a weight of zeros."""
-        weight = self.weight.detach().double().cpu()
-        size = float(weight.norm())
-        rest = weight - _projected(weight, self.irreps_in1, self.irreps_in2, self.irreps_out)
-        return 0.0 if size == 0 else min(1.0, float(rest.norm()) / size)
-
     @torch.no_grad()
     def folded(self) -> nn.Module:
         """The product with the merged weight, as a plain module."""
         return Channelwise(self.weight.clone()).train(self.training)
-
-    @torch.no_grad()
-    def hardened(self) -> SoftChannelwise:
-        """The Clebsch-Gordan product alone."""
-        if EQUIVARIANT not in self.pathways:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        hard = SoftChannelwise(self.irreps_in1, self.irreps_in2, self.wanted, constraint="hard")
-        hard.pathways[EQUIVARIANT] = self.pathways[EQUIVARIANT]
-        return hard.to(self.weight.device).train(self.training)
 
 
 class Channelwise(nn.Module):
@@ -229,26 +231,23 @@ def _blocks(irreps_in1: Any, irreps_in2: Any, kinds: Any) -> list[tuple[slice, s
     return found
 
 
-def _couplings(irreps_in1: Any, irreps_in2: Any, wanted: Any) -> tuple[Tensor, Any]:
-    """The Clebsch-Gordan coefficients ``(in2, in1, out)`` in float64, and the irreps of the output, a block per path.
-
-    An output coordinate has unit variance where the coordinates of both inputs have.
-    """
+def _output(irreps_in1: Any, irreps_in2: Any, wanted: Any) -> Any:
+    """The irreps of the output, a block per path."""
     blocks = _blocks(irreps_in1, irreps_in2, {kind for _, kind in wanted})
     if not blocks:
         raise SofteqValueError(f"irreps_out: no product of {irreps_in1} and {irreps_in2} reaches {wanted}")
-    irreps = as_irreps([(1, kind) for _, _, kind, _ in blocks], "irreps_out")
-    couplings = torch.zeros(irreps_in2.dim, irreps_in1.dim, irreps.dim, dtype=torch.float64)
+    return as_irreps([(1, kind) for _, _, kind, _ in blocks], "irreps_out")
+
+
+def _couplings_of(irreps_in1: str, irreps_in2: str, wanted: str) -> dict[str, Tensor]:
+    """The Clebsch-Gordan coefficients ``(in2, in1, out)``.
+
+    An output coordinate has unit variance where the coordinates of both inputs have.
+    """
+    inn1, inn2, kept = (as_irreps(text, "irreps") for text in (irreps_in1, irreps_in2, wanted))
+    irreps = _output(inn1, inn2, kept)
+    couplings = torch.zeros(inn2.dim, inn1.dim, irreps.dim, dtype=torch.float64)
+    blocks = _blocks(inn1, inn2, {kind for _, kind in kept})
     for (place1, place2, kind, coefficients), place in zip(blocks, irreps.slices(), strict=True):
         couplings[place2, place1, place] = math.sqrt(kind.dim) * coefficients
-    return couplings, irreps
-
-
-def _projected(weight: Tensor, irreps_in1: Any, irreps_in2: Any, irreps_out: Any) -> Tensor:
-    """The nearest equivariant tensor: every block of the output may draw on every pair of inputs that reaches it."""
-    nearest = torch.zeros_like(weight)
-    for (_, kind_out), place in zip(irreps_out, irreps_out.slices(), strict=True):
-        for place1, place2, _, coefficients in _blocks(irreps_in1, irreps_in2, {kind_out}):
-            size = (weight[place2, place1, place] * coefficients).sum()
-            nearest[place2, place1, place] += size * coefficients
-    return nearest
+    return {"weight": couplings}

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softeq._constants import Constants
 from softeq._irreps_products import SoftGate
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.irreps import SoftO3Linear, as_irreps
 from softeq.models.molecule_batches import MoleculeBatch
-from softeq.models.molecule_layers import Constant, Harmonics, RadialNetwork, SoftChannelwise, natural_irreps
+from softeq.models.molecule_layers import Harmonics, RadialNetwork, SoftChannelwise, natural_irreps
 from softeq.pathways import Weights, pathways_of
 
 GATE_GAIN = 2.0
@@ -117,8 +118,8 @@ class SoftPotential(nn.Module):
         for name, value in {"cutoff": cutoff, "neighbours": neighbours}.items():
             if not 0 < value < math.inf:
                 raise SofteqValueError(f"{name}: expected a finite number above 0, got {value}")
-        self.species, table = _species_table(species)
-        self.table = Constant(table)
+        self.species = _checked_species(species)
+        self.constants = Constants.of(_species_table, self.species)
         self.cutoff, self.constraint, self.field = float(cutoff), constraint, field
         kinds = len(self.species)
         start, hidden = natural_irreps(1 if field else 0, channels), natural_irreps(lmax, channels)
@@ -187,7 +188,7 @@ class SoftPotential(nn.Module):
         return torch.cat([scalars, (scalars[:, :, None] * field[:, None, :]).flatten(1)], -1)
 
     def _kinds(self, species: Tensor) -> Tensor:
-        table = self.table()
+        table = self.constants.on(self.scale)["table"]
         known = (species > 0) & (species < len(table))
         kind = torch.where(known, table[species.clamp(0, len(table) - 1)], -1)
         if (kind < 0).any():
@@ -220,17 +221,21 @@ def unit_linear(irreps_in: Any, irreps_out: Any, constraint: str, gain: float = 
     return layer
 
 
-def _species_table(species: Sequence[int]) -> tuple[tuple[int, ...], Tensor]:
-    """The species, and per atomic number its place among them, -1 where it has none."""
+def _checked_species(species: Sequence[int]) -> tuple[int, ...]:
     given = species.tolist() if isinstance(species, Tensor) else list(species)
     if not all(isinstance(number, Integral) for number in given):
         raise SofteqTypeError(f"species: expected atomic numbers as whole numbers, got {tuple(given)}")
     numbers = tuple(int(number) for number in given)
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1 or max(numbers) > 118:
         raise SofteqValueError(f"species: expected different atomic numbers from 1 to 118, got {tuple(species)}")
-    table = torch.full((max(numbers) + 1,), -1)
-    table[torch.tensor(numbers)] = torch.arange(len(numbers))
-    return numbers, table
+    return numbers
+
+
+def _species_table(species: tuple[int, ...]) -> dict[str, Tensor]:
+    """Per atomic number its place among the species, -1 where it has none."""
+    table = torch.full((max(species) + 1,), -1)
+    table[torch.tensor(species)] = torch.arange(len(species))
+    return {"table": table}
 
 
 def _per_species(name: str, value: float | Sequence[float], kinds: int) -> Tensor:

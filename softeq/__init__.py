@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from softeq._summary import Summary, summary
     from softeq.attention import SoftAttention
     from softeq.bilinear import SoftBilinear
+    from softeq.composite import SoftPathways
     from softeq.conv import SoftConv2d
     from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
     from softeq.groups import Group
     from softeq.irreps import SoftO3Linear
     from softeq.linear import SoftLinear
     from softeq.nonlinearity import SoftGated, gated
-    from softeq.pathways import MergedLayer, SoftLayer, SoftPathways
+    from softeq.pathways import MergedLayer, SoftLayer
     from softeq.prior import Prior, prior_penalty
     from softeq.reps import Rep, Scalar, T, Vector
     from softeq.solve import equivariant_basis, equivariant_projector
@@ -94,6 +95,7 @@ _HOMES = {
     ),
     "attention": ("SoftAttention",),
     "bilinear": ("SoftBilinear",),
+    "composite": ("SoftPathways",),
     "conv": ("SoftConv2d",),
     "errors": (
         "MissingExtraError",
@@ -112,7 +114,6 @@ _HOMES = {
     "pathways": (
         "MergedLayer",
         "SoftLayer",
-        "SoftPathways",
     ),
     "prior": (
         "Prior",

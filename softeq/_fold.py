@@ -9,7 +9,7 @@ from torch import nn
 
 from softeq._means import forget_means
 from softeq.errors import SofteqValueError
-from softeq.pathways import MergedLayer, SoftLayer
+from softeq.pathways import MergedLayer, SoftLayer, soft_layers
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -42,22 +42,7 @@ def weight_defect(model: nn.Module) -> dict[str, float]:
 
 
 def _replaced(model: nn.Module, replacement: Callable[[SoftLayer], nn.Module]) -> nn.Module:
+    """A deep copy with a replacement, a copy too, in the place of every soft layer, however often it stands there."""
     if isinstance(model, SoftLayer):
-        return replacement(copy.deepcopy(model))
-    model = copy.deepcopy(model)
-    # A module that stands in two places is one module: both get the same replacement.
-    made: dict[nn.Module, nn.Module] = {}
-    walked: set[nn.Module] = set()
-
-    def walk(module: nn.Module) -> None:
-        walked.add(module)
-        for name, child in list(module._modules.items()):  # named_children() leaves out the second place
-            if isinstance(child, SoftLayer):
-                if child not in made:
-                    made[child] = replacement(child)
-                setattr(module, name, made[child])
-            elif child is not None and child not in walked:
-                walk(child)
-
-    walk(model)
-    return model
+        return replacement(model)
+    return copy.deepcopy(model, {id(layer): replacement(layer) for _, layer in soft_layers(model)})

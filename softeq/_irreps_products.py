@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._constants import Constants
+from softeq.bilinear import even_pairs
+from softeq.composite import Sum
 from softeq.errors import SofteqValueError
 from softeq.irreps import as_irreps, check_irreps_width
 from softeq.pathways import (
@@ -17,8 +20,6 @@ from softeq.pathways import (
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
-    Sum,
-    pathway_penalty,
     pathways_of,
 )
 
@@ -60,19 +61,9 @@ class SoftGate(SoftLayer):
         outputs = [pathway(x) for pathway in self.pathways.values()]
         return sum(outputs[1:], outputs[0])
 
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``; the gate has no parameters."""
-        return pathway_penalty(self, precisions, seen)
-
     def folded(self) -> nn.Module:
         """The sum of the terms as a plain module."""
-        return Sum(*self.pathways.values())
-
-    def hardened(self) -> nn.Module:
-        """The gate alone."""
-        if EQUIVARIANT not in self.pathways:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        return SoftGate(self.irreps_out, constraint="hard")
+        return copy.deepcopy(Sum(*self.pathways.values())).train(self.training)
 
 
 class IrrepsGate(nn.Module):
@@ -182,29 +173,10 @@ class SoftTensorProduct(SoftLayer):
             outputs.append(pathway(x1, x2, weight) if name == EQUIVARIANT else pathway(x1, x2))
         return sum(outputs[1:], outputs[0])
 
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``; weights from outside belong to whoever makes them."""
-        return pathway_penalty(self, precisions, seen)
-
     def folded(self) -> nn.Module:
         """The layer without pathways, as a plain module of the same inputs."""
         parts = dict(self.pathways.items())
-        return ProductSum(parts.get(EQUIVARIANT), parts.get(RESIDUAL))
-
-    def hardened(self) -> nn.Module:
-        """The equivariant pathway alone."""
-        if EQUIVARIANT not in self.pathways:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        hard = SoftTensorProduct(
-            self.irreps_in1,
-            self.irreps_in2,
-            self.irreps_out,
-            kind=self.kind,
-            constraint="hard",
-            external_weights=self.external_weights,
-        )
-        hard.pathways[EQUIVARIANT] = self.pathways[EQUIVARIANT]
-        return hard.train(self.training)
+        return copy.deepcopy(ProductSum(parts.get(EQUIVARIANT), parts.get(RESIDUAL))).train(self.training)
 
 
 class ExactBuffers(nn.Module):
@@ -247,20 +219,15 @@ class ProductSum(nn.Module):
 class PairProducts(nn.Module):
     """``U z``, ``z_r = x1_i(r) x2_j(r)``, over ``rank`` fixed pairs that run through both inputs evenly."""
 
-    first: Tensor
-    second: Tensor
-
     def __init__(self, size1: int, size2: int, size_out: int, rank: int, start: float) -> None:
         super().__init__()
-        step = torch.arange(rank, dtype=torch.float64)
-        golden = (math.sqrt(5) - 1) / 2  # an even spread over pairs, the same in every process
-        self.register_buffer("first", (step * size1 / rank).long() % size1, persistent=False)
-        self.register_buffer("second", ((step + 1) * golden % 1 * size2).long() % size2, persistent=False)
+        self.constants = Constants.of(even_pairs, size1, size2, rank)
         self.weight = nn.Parameter(torch.randn(size_out, rank) * start / math.sqrt(rank))
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
         """``(..., size1)`` and ``(..., size2)`` to ``(..., size_out)``."""
-        return F.linear(x1.index_select(-1, self.first) * x2.index_select(-1, self.second), self.weight)
+        pairs = self.constants.on(x1)
+        return F.linear(x1.index_select(-1, pairs["first"]) * x2.index_select(-1, pairs["second"]), self.weight)
 
 
 def _is_even_scalar(kind: Any) -> bool:

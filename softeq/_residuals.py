@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._constants import Constants
 from softeq._windows import Window
 from softeq.errors import SofteqValueError
 from softeq.unshared import LocalConv2d, LowRankConv2d, add_bias, local_conv2d, low_rank_conv2d
@@ -77,6 +78,10 @@ class Residual(nn.Module, ABC):
         """The weight of the plain layer."""
 
     @abstractmethod
+    def nearest(self, weight: Tensor) -> Tensor:
+        """The merged weight of the nearest convolution."""
+
+    @abstractmethod
     def defect(self, kernel: Tensor | None) -> tuple[float, float]:
         """``||W - P(W)||^2`` and ``||P(W)||^2``, W the whole linear map, P onto the convolutions; in float64."""
 
@@ -85,11 +90,25 @@ class Residual(nn.Module, ABC):
         """The layer as a module without pathways, of copies."""
 
 
+def _inside(window: Window, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Which taps lie inside the image at which output position, ``(taps, H' * W')``."""
+    return {"inside": window.sources(size) >= 0}
+
+
+def _copies(window: Window, size: tuple[int, int], channels: tuple[int, int]) -> dict[str, Tensor]:
+    """Where the copies of each tap of a kernel stand in a dense map, per pair of channels, and which tap each is."""
+    inn, out = channels
+    sources, own_size = window.sources(size), window.output_size(size)
+    taps, positions = torch.nonzero(sources >= 0, as_tuple=True)
+    outputs = torch.arange(out)[:, None] * math.prod(own_size) + positions
+    # Channel i of the kernel's second axis is channel i of the output channel's own group.
+    own = torch.arange(out) // (out // window.groups)
+    first = (torch.arange(inn) * math.prod(size)).view(window.groups, -1, 1)[own]
+    return {"places": outputs[:, None] * (inn * math.prod(size)) + first + sources[taps, positions], "taps": taps}
+
+
 class DenseResidual(Residual):
     """From any position and channel to any, ``(out, H', W', in, H, W)``: the paper's."""
-
-    places: Tensor
-    taps: Tensor
 
     def _make(self, factor: float, rank: int) -> None:
         self.fan_in = self.in_channels * self.size[0] * self.size[1]
@@ -101,16 +120,7 @@ class DenseResidual(Residual):
             )
         shape = (self.out_channels, *self.out_size, self.in_channels, *self.size)
         self.weight = nn.Parameter(uniform(shape, factor / math.sqrt(self.fan_in)))
-        sources = self.window.sources(self.size)
-        taps, positions = torch.nonzero(sources >= 0, as_tuple=True)
-        outputs = torch.arange(self.out_channels)[:, None] * self.positions + positions
-        inputs = torch.arange(self.in_channels)[:, None] * sources[0].new_tensor(self.size).prod()
-        groups = self.window.groups
-        # Channel i of the kernel's second axis is channel i of the output channel's own group.
-        own = torch.arange(self.out_channels) // (self.out_channels // groups)
-        inputs = inputs.view(groups, -1, 1)[own] + sources[taps, positions]
-        self.register_buffer("places", outputs[:, None] * self.fan_in + inputs, persistent=False)
-        self.register_buffer("taps", taps, persistent=False)
+        self.constants = Constants.of(_copies, self.window, self.size, (self.in_channels, self.out_channels))
 
     def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
         """Two operations in the soft layer: a merged copy of the dense weight would cost more than the convolution."""
@@ -124,20 +134,26 @@ class DenseResidual(Residual):
 
     def spread(self, kernel: Tensor, base: Tensor) -> Tensor:
         """``base`` plus the dense map of the convolution with this kernel."""
-        values = kernel.flatten(2).index_select(2, self.taps)
-        return base.reshape(-1).scatter_add(0, self.places.reshape(-1), values.reshape(-1)).view(base.shape)
+        found = self.constants.on(kernel)
+        values = kernel.flatten(2).index_select(2, found["taps"])
+        return base.reshape(-1).scatter_add(0, found["places"].reshape(-1), values.reshape(-1)).view(base.shape)
 
     def shared_part(self, weight: Tensor) -> Tensor:
         """The kernel of the nearest convolution: the mean of each tap's copies, ``(out, in / groups, *kernel)``."""
-        copies = self.taps.bincount(minlength=self.window.taps).clamp_min(1)
-        values = weight.reshape(-1)[self.places]
-        sums = values.new_zeros(*self.kernel_shape[:2], self.window.taps).index_add(2, self.taps, values)
+        found = self.constants.on(weight)
+        copies = found["taps"].bincount(minlength=self.window.taps).clamp_min(1)
+        values = weight.reshape(-1)[found["places"]]
+        sums = values.new_zeros(*self.kernel_shape[:2], self.window.taps).index_add(2, found["taps"], values)
         return (sums / copies).view(self.kernel_shape)
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """See ``Residual.nearest``."""
+        return self.spread(self.shared_part(weight), torch.zeros_like(weight))
 
     def defect(self, kernel: Tensor | None) -> tuple[float, float]:
         """See ``Residual.defect``."""
         weight = self.merged(kernel).double()
-        near = self.spread(self.shared_part(weight), torch.zeros_like(weight))
+        near = self.nearest(weight)
         return float((weight - near).square().sum()), float(near.square().sum())
 
     def plain(self, kernel: Tensor | None, bias: Tensor | None) -> nn.Module:
@@ -153,13 +169,10 @@ class DenseResidual(Residual):
 class LocalResidual(Residual):
     """A kernel per output position, ``(H', W', out, in / groups, *kernel)``."""
 
-    inside: Tensor
-
     def _make(self, factor: float, rank: int) -> None:
         self.fan_in = math.prod(self.kernel_shape[1:])
         self.weight = nn.Parameter(uniform((*self.out_size, *self.kernel_shape), factor / math.sqrt(self.fan_in)))
-        inside = (self.window.sources(self.size) >= 0).T.reshape(*self.out_size, 1, 1, *self.window.kernel)
-        self.register_buffer("inside", inside, persistent=False)
+        self.constants = Constants.of(_inside, self.window, self.size)
 
     def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
         """One batched matrix product with the merged kernels."""
@@ -169,15 +182,15 @@ class LocalResidual(Residual):
         """``(H', W', out, in / groups, *kernel)``."""
         return self.weight if kernel is None else self.weight + kernel
 
-    def shared_part(self, weight: Tensor) -> Tensor:
-        """The kernel of the nearest convolution: each tap's mean over the positions where it is inside the image."""
-        copies = self.inside.sum((0, 1)).clamp_min(1)
-        return (weight * self.inside).sum((0, 1)) / copies
+    def nearest(self, weight: Tensor) -> Tensor:
+        """See ``Residual.nearest``."""
+        return _mean_over_positions(weight, self.constants.on(weight)["inside"])
 
     def defect(self, kernel: Tensor | None) -> tuple[float, float]:
-        """See ``Residual.defect``."""
-        weight = self.merged(kernel).double() * self.inside
-        near = self.shared_part(weight) * self.inside
+        """See ``Residual.defect``; what lies outside the image is no part of the map."""
+        weight = self.merged(kernel).double()
+        near = self.nearest(weight)
+        weight = weight * _places_inside(weight, self.constants.on(weight)["inside"])
         return float((weight - near).square().sum()), float(near.square().sum())
 
     def plain(self, kernel: Tensor | None, bias: Tensor | None) -> nn.Module:
@@ -192,13 +205,15 @@ class LowRankResidual(Residual):
     at the optimum of the split between them the price of each term is ``precision ||coefficients|| ||kernel||``.
     """
 
-    inside: Tensor
-
     def _make(self, factor: float, rank: int) -> None:
         self.fan_in = math.prod(self.kernel_shape[1:])
         self.kernels = nn.Parameter(uniform((rank, *self.kernel_shape), 1 / math.sqrt(self.fan_in)))
         self.coefficients = nn.Parameter(torch.randn(rank, *self.out_size) * (factor / math.sqrt(rank)))
-        self.register_buffer("inside", self.window.sources(self.size) >= 0, persistent=False)
+        self.constants = Constants.of(_inside, self.window, self.size)
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """See ``Residual.nearest``."""
+        return _mean_over_positions(weight, self.constants.on(weight)["inside"])
 
     def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
         """One convolution with ``rank + 1`` times the output channels, and their sum per position."""
@@ -215,7 +230,7 @@ class LowRankResidual(Residual):
         shared = torch.zeros_like(kernels[0]) if kernel is None else kernel.double().flatten(0, 1).flatten(1)
         coefficients = self.coefficients.double().flatten(1)
         off, near = 0.0, 0.0
-        for tap, inside in enumerate(self.inside):
+        for tap, inside in enumerate(self.constants.on(coefficients)["inside"]):
             alive, own = coefficients[:, inside], kernels[:, :, tap]
             if not alive.shape[1]:
                 continue
@@ -229,6 +244,17 @@ class LowRankResidual(Residual):
         """A ``LowRankConv2d``: the factors are kept, a local layer would need a kernel per position."""
         factors = self.kernels.clone(), self.coefficients.clone()
         return LowRankConv2d(_copied(kernel), *factors, _copied(bias), self.window)
+
+
+def _places_inside(weight: Tensor, inside: Tensor) -> Tensor:
+    """``(taps, H' * W')`` in the layout of a local layer's weight: ``(H', W', 1, 1, *kernel)``."""
+    return inside.T.reshape(*weight.shape[:2], 1, 1, *weight.shape[4:])
+
+
+def _mean_over_positions(weight: Tensor, inside: Tensor) -> Tensor:
+    """``(H', W', out, in / groups, *kernel)``: each tap's mean over the positions where it is inside the image."""
+    own = _places_inside(weight, inside)
+    return (weight * own).sum((0, 1)) / own.sum((0, 1)).clamp_min(1) * own
 
 
 RESIDUALS: dict[str, type[Residual]] = {"dense": DenseResidual, "local": LocalResidual, "lowrank": LowRankResidual}

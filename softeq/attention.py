@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from softeq._positions import POSITIONS, AbsolutePositions, PositionedAttention, Projections, masked, offset_classes
+from softeq._constants import Constants
+from softeq._positions import POSITIONS, PositionedAttention, Projections, masked, offset_classes
 from softeq._windows import pair
 from softeq.errors import SofteqValueError
-from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, MergedLayer, pathway_penalty, pathways_of
+from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, MergedLayer, pathways_of, relative_defect
 
 _BIAS_STD = 0.02  # of the biases on logits, as vision transformers draw their positions
 
@@ -82,11 +80,14 @@ class SoftAttention(MergedLayer):
         self.dim, self.heads, self.size, self.prefix = dim, heads, pair(size, "size", 1), prefix
         self.constraint, self.residual, self.rank, self.periodic = constraint, residual, rank, periodic
         self.has_bias, self.tokens = qkv_bias, prefix + self.size[0] * self.size[1]
-        classes = offset_classes(self.size, prefix, periodic)
-        self.register_buffer("classes", classes, persistent=False)
-        self.classes: Tensor
-        self.n_classes = int(classes.max()) + 1
+        self.constants = Constants.of(_classes, self.size, prefix, periodic)
+        self.n_classes = int(self.constants.exact["classes"].max()) + 1
         self.pathways = nn.ModuleDict({name: self._pathway(name, alone=len(names) == 1) for name in names})
+
+    @property
+    def signature(self) -> str:
+        """See ``SoftLayer.signature``."""
+        return f"{self.heads} heads, grid {self.size}, prefix {self.prefix}, periodic {self.periodic}"
 
     def _pathway(self, name: str, alone: bool) -> nn.Module:
         if name == EQUIVARIANT:
@@ -96,41 +97,25 @@ class SoftAttention(MergedLayer):
         projections = Projections(self.dim, bias=False) if alone else None
         return form(self.dim, self.heads, self.tokens, start, self.rank, projections, offset=self.has_bias)
 
-    def _parts(self) -> tuple[RelativePositions | None, AbsolutePositions | None]:
-        own = self.pathways[EQUIVARIANT] if EQUIVARIANT in self.pathways else None  # noqa: SIM401 - no get
-        free = self.pathways[RESIDUAL] if RESIDUAL in self.pathways else None  # noqa: SIM401 - no get
-        return (
-            own if isinstance(own, RelativePositions) else None,
-            free if isinstance(free, AbsolutePositions) else None,
-        )
-
     @property
     def projections(self) -> Projections:
         """The layers that make q, k and v and that take the attention's result, from the pathway that has them."""
-        for part in self._parts():
-            if part is not None and part.projections is not None:
+        for part in self.pathways.values():
+            if isinstance(part.projections, Projections):
                 return part.projections
         raise SofteqValueError("SoftAttention has no pathway left: build it again with its constraint")
 
-    @property
-    def weight(self) -> Tensor:
-        """The merged bias on the logits, ``(heads, N, N)``, from query to key."""
-        relative, absolute = self._parts()
+    def _merged_part(self, part: str) -> Tensor | None:
+        relative, absolute = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)
+        if part == "bias":
+            return _added(self.projections.qkv.bias, None if absolute is None else absolute.offset)
         shared = None if relative is None else self._spread(relative.table)
-        merged = _added(shared, None if absolute is None else absolute.logits())
-        if merged is None:
-            raise SofteqValueError("SoftAttention has no pathway left: build it again with its constraint")
-        return merged
+        return _added(shared, None if absolute is None else absolute.logits())
 
     def _spread(self, table: Tensor) -> Tensor:
         """``(heads, c)`` to ``(heads, N, N)``; the way back of ``index_select`` is faster than that of ``[...]``."""
-        return table.index_select(1, self.classes.flatten()).unflatten(1, self.classes.shape)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The merged offset of q, k and v, ``(N, 3 dim)``, if hard ``(3 dim,)``; ``None`` without one."""
-        absolute = self._parts()[1]
-        return _added(self.projections.qkv.bias, None if absolute is None else absolute.offset)
+        classes = self.constants.on(table)["classes"]
+        return table.index_select(1, classes.flatten()).unflatten(1, classes.shape)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """``(B, N, dim)`` or ``(N, dim)`` to the same; under autocast the biases are merged first, then cast.
@@ -146,59 +131,33 @@ class SoftAttention(MergedLayer):
             raise SofteqValueError(
                 f"x: expected (B, {self.tokens}, {self.dim}), got {tuple(x.shape)}; see size, prefix"
             )
-        with torch.autocast(x.device.type, enabled=False):
-            weight, bias = self.weight, self.bias
+        weight, bias = self.merged_for(x)
         return self.projections.attend(x, masked(weight, attn_mask, is_causal), bias)
 
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``; a bias of the table counts once, not once per pair of tokens."""
-        return pathway_penalty(self, precisions, seen)
+    def nearest(self, weight: Tensor) -> Tensor:
+        """The mean of the bias on the logits over all pairs of tokens in its class, ``(heads, N, N)``."""
+        classes = self.constants.on(weight)["classes"].flatten()
+        sums = weight.new_zeros(self.heads, self.n_classes).index_add(1, classes, weight.flatten(1))
+        return self._spread(sums / classes.bincount(minlength=self.n_classes))
 
     @torch.no_grad()
     def weight_defect(self) -> float:
         """``||W - P(W)|| / ||W||`` of both merged biases in float64, in [0, 1]; P takes the mean over all places."""
-        off, whole = 0.0, 0.0
         weight = self.weight.double()
-        classes = self.classes.flatten()
-        copies = classes.bincount(minlength=self.n_classes)
-        sums = weight.new_zeros(self.heads, self.n_classes).index_add(1, classes, weight.flatten(1))
-        off += float((weight.flatten(1) - (sums / copies)[:, classes]).square().sum())
-        whole += float(weight.square().sum())
-        bias = self.bias
-        if bias is not None:
-            offset = bias.double().expand(self.tokens, -1)
-            grid = offset[self.prefix :]  # each token of the prefix has a place of its own, which no shift moves
-            off += float((grid - grid.mean(0)).square().sum())
-            whole += float(offset.square().sum())
-        return 0.0 if off == 0 else min(1.0, math.sqrt(off / whole))
+        nearest = self.nearest(weight)
+        off, near = float((weight - nearest).square().sum()), float(nearest.square().sum())
+        if self.bias is not None:
+            offset = self.bias.double().expand(self.tokens, -1)
+            prefix, grid = offset.split([self.prefix, self.tokens - self.prefix])
+            mean = grid.mean(0)  # each token of the prefix has a place of its own, which no shift moves
+            off += float((grid - mean).square().sum())
+            near += float(len(grid) * mean.square().sum() + prefix.square().sum())
+        return relative_defect(off, near)
 
     @torch.no_grad()
     def folded(self) -> nn.Module:
         """Attention with one bias on the logits and one offset, of copies."""
         return PositionedAttention(self.projections, self.weight, self.bias).train(self.training)
-
-    @torch.no_grad()
-    def hardened(self) -> SoftAttention:
-        """Relative positions alone."""
-        relative = self._parts()[0]
-        if relative is None:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        hard = self._twin("hard").to(relative.table.device, relative.table.dtype).train(self.training)
-        hard.pathways[EQUIVARIANT].load_state_dict(relative.state_dict())
-        return hard
-
-    def _twin(self, constraint: str) -> SoftAttention:
-        return SoftAttention(
-            self.dim,
-            self.heads,
-            size=self.size,
-            prefix=self.prefix,
-            periodic=self.periodic,
-            constraint=constraint,
-            residual=self.residual,
-            rank=self.rank,
-            qkv_bias=self.has_bias,
-        )
 
     @staticmethod
     @torch.no_grad()
@@ -235,9 +194,7 @@ class SoftAttention(MergedLayer):
             qkv_bias=qkv.bias is not None,
         )
         layer = layer.to(qkv.weight.device, qkv.weight.dtype).train(qkv.training)
-        relative, absolute = layer._parts()
-        if relative is None or absolute is None:
-            raise SofteqValueError("SoftAttention was built without its pathways")
+        relative, absolute = layer.pathways[EQUIVARIANT], layer.pathways[RESIDUAL]
         relative.projections.qkv.load_state_dict(qkv.state_dict())
         relative.projections.out.load_state_dict(out.state_dict())
         relative.table.zero_()
@@ -250,6 +207,10 @@ class SoftAttention(MergedLayer):
             f"{self.dim}, heads={self.heads}, size={self.size}, prefix={self.prefix}, periodic={self.periodic}, "
             f"residual={self.residual!r}, constraint={self.constraint!r}"
         )
+
+
+def _classes(size: tuple[int, int], prefix: int, periodic: bool) -> dict[str, Tensor]:
+    return {"classes": offset_classes(size, prefix, periodic)}
 
 
 def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:

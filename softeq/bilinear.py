@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from softeq._constants import Constants
 from softeq._kernels import contract
 from softeq._layout import in_the_order_of, turned
+from softeq.composite import Sum
 from softeq.errors import SofteqValueError
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
-    Sum,
     check_width,
-    pathway_penalty,
     pathways_of,
 )
 from softeq.reps import Rep, check_same_group
@@ -44,6 +43,28 @@ class Contraction:
     d_out: int
     d_in: int
     products_first: bool  # form X[c] x[j] and then combine by w; else combine x by w and then apply X
+
+
+def _orders(rep_in: Rep, rep_out: Rep) -> dict[str, Tensor]:
+    """The coordinates sorted by type, and the way back for the output, where they are not sorted already."""
+    found = {}
+    for side, layout in (("in", TypeLayout.of(rep_in)), ("out", TypeLayout.of(rep_out))):
+        flat = torch.cat([layout.places(index).flatten() for index in range(len(layout.types))])
+        if bool((flat != torch.arange(len(flat))).any()):
+            found[side] = flat if side == "in" else flat.argsort()
+    return found
+
+
+def even_pairs(size1: int, size2: int, rank: int) -> dict[str, Tensor]:
+    """``rank`` pairs of coordinates that run evenly through both inputs, the same in every process.
+
+    ``"first"`` and ``"second"``, ``(rank,)``; ``"both"``, one after the other.
+    """
+    step = torch.arange(rank, dtype=torch.float64)
+    golden = (math.sqrt(5) - 1) / 2
+    first = (step * size1 / rank).long() % size1
+    second = ((step + 1) * golden % 1 * size2).long() % size2
+    return {"first": first, "second": second, "both": torch.cat([first, second])}
 
 
 def contractions(rep_in: Rep, rep_out: Rep) -> list[Contraction]:
@@ -80,9 +101,6 @@ class EquivariantBilinear(nn.Module):
             ``nn.Linear`` gives. The published code has 0.1 throughout, which explodes where features are of order one.
     """
 
-    order_in: Tensor | None
-    order_out: Tensor | None
-
     def __init__(self, rep_in: Rep, rep_out: Rep, scale: float | None = None) -> None:
         super().__init__()
         self.layout_in, self.layout_out = TypeLayout.of(rep_in), TypeLayout.of(rep_out)
@@ -93,14 +111,7 @@ class EquivariantBilinear(nn.Module):
             {_key(c): nn.Parameter(torch.randn(self._weight_shape(c))) for c in self.blocks}
         )
         self.scales = [self._type_scale(b) if scale is None else scale for b in range(len(self.layout_out.types))]
-        self._register_places("in", self.layout_in)
-        self._register_places("out", self.layout_out)
-
-    def _register_places(self, side: str, layout: TypeLayout) -> None:
-        flat = torch.cat([layout.places(index).flatten() for index in range(len(layout.types))])
-        sorted_already = bool((flat == torch.arange(len(flat))).all())
-        order = None if sorted_already else (flat if side == "in" else flat.argsort())
-        self.register_buffer(f"order_{side}", order, persistent=False)
+        self.constants = Constants.of(_orders, rep_in, rep_out)
 
     def _type_scale(self, b: int) -> float:
         products = sum(c.tensors * self.layout_in.types[c.inn][1] * c.d_in for c in self.blocks if c.out == b)
@@ -112,7 +123,8 @@ class EquivariantBilinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(n, size_in)`` to ``(n, size_out)``."""
         n, d = x.shape[0], self.layout_in.d  # len(x) would fix the batch size in torch.export
-        columns = x.T.contiguous() if self.order_in is None else x.T.index_select(0, self.order_in)
+        orders = self.constants.on(x)
+        columns = x.T.index_select(0, orders["in"]) if "in" in orders else x.T.contiguous()
         parts = [
             part.view(m, d ** len(word), n)
             for part, (word, m) in zip(columns.split(self.layout_in.sizes), self.layout_in.types, strict=True)
@@ -127,7 +139,7 @@ class EquivariantBilinear(nn.Module):
             for b, size in enumerate(self.layout_out.sizes)
         ]
         y = torch.cat(outputs)
-        return in_the_order_of(x, y if self.order_out is None else y.index_select(0, self.order_out))
+        return in_the_order_of(x, y.index_select(0, orders["out"]) if "out" in orders else y)
 
     def _maps(self, c: Contraction, parts: list[Tensor]) -> Tensor:
         """The input's tensors as matrices, ``(tensors, d_out, d_in, n)``."""
@@ -167,20 +179,15 @@ class ResidualBilinear(nn.Module):
     linear layer in front can move anything into them.
     """
 
-    pairs: Tensor
-
     def __init__(self, size_in: int, size_out: int, rank: int, start: float) -> None:
         super().__init__()
-        step = torch.arange(rank, dtype=torch.float64)
-        golden = (math.sqrt(5) - 1) / 2  # an even spread over pairs, the same in every process
-        left, right = (step * size_in / rank).long(), ((step + 1) * golden % 1 * size_in).long()
-        # One index for both sides: one gather, and one scatter on the way back.
-        self.register_buffer("pairs", torch.cat([left, right]) % size_in, persistent=False)
+        self.constants = Constants.of(even_pairs, size_in, size_in, rank)
         self.weight = nn.Parameter(torch.randn(size_out, rank) * start / math.sqrt(rank))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, size_in)`` to ``(n, size_out)``."""
-        left, right = x.T.index_select(0, self.pairs).chunk(2)
+        # One index for both sides: one gather, and one scatter on the way back.
+        left, right = x.T.index_select(0, self.constants.on(x)["both"]).chunk(2)
         return in_the_order_of(x, self.weight @ (left * right))
 
 
@@ -231,23 +238,9 @@ class SoftBilinear(SoftLayer):
         outputs = [pathway(columns) for pathway in self.pathways.values()]
         return in_the_order_of(flat, sum(outputs[1:], outputs[0]).T).view(*x.shape[:-1], self.rep_out.size)
 
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``."""
-        return pathway_penalty(self, precisions, seen)
-
     def folded(self) -> nn.Module:
         """The sum of the pathways as a plain module; it has no merged weight, as it is not linear."""
-        return Sum(*self.pathways.values())
-
-    def hardened(self) -> nn.Module:
-        """The equivariant pathway alone."""
-        if EQUIVARIANT not in self.pathways:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        hard = copy.deepcopy(self)
-        if RESIDUAL in hard.pathways:
-            del hard.pathways[RESIDUAL]
-        hard.constraint = "hard"
-        return hard
+        return copy.deepcopy(Sum(*self.pathways.values())).train(self.training)
 
 
 def _key(c: Contraction) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from softeq._residuals import RESIDUALS, Residual, uniform
+from softeq._residuals import RESIDUALS, uniform
 from softeq._windows import Window, check_channels, padding_of, pair
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.pathways import (
@@ -17,8 +16,9 @@ from softeq.pathways import (
     RESIDUAL_START,
     MergedLayer,
     Weights,
-    pathway_penalty,
+    check_dtype,
     pathways_of,
+    relative_defect,
 )
 
 
@@ -129,30 +129,24 @@ class SoftConv2d(MergedLayer):
         bound = 1 / math.sqrt(math.prod(shape[1:]))
         return Weights(uniform(shape, bound), uniform((self.out_channels,), bound) if self.has_bias else None)
 
-    def _parts(self) -> tuple[Tensor | None, Tensor | None, Residual | None]:
-        """The shared kernel, its bias, and the residual pathway."""
-        own = self.pathways[EQUIVARIANT] if EQUIVARIANT in self.pathways else None  # noqa: SIM401 - no get
-        free = self.pathways[RESIDUAL] if RESIDUAL in self.pathways else None  # noqa: SIM401 - no get
-        kernel, bias = (own.weight, own.bias) if isinstance(own, Weights) else (None, None)
-        return kernel, bias, free if isinstance(free, Residual) else None
-
     @property
-    def weight(self) -> Tensor:
-        """The merged weight; its shape is that of the residual's form, see the class."""
-        kernel, _, residual = self._parts()
-        if residual is not None:
-            return residual.merged(kernel)
-        if kernel is None:
-            raise SofteqValueError("SoftConv2d has no pathway left: build it again with its constraint")
-        return kernel
+    def signature(self) -> str:
+        """See ``SoftLayer.signature``."""
+        return f"{self.window}, size {self.size}"
 
-    @property
-    def bias(self) -> Tensor | None:
-        """The merged bias, ``(out, H', W')``; if hard ``(out,)``; ``None`` without one."""
-        _, bias, residual = self._parts()
-        if residual is None or residual.bias is None:
-            return bias
-        return residual.bias if bias is None else residual.bias + bias[:, None, None]
+    def _merged_part(self, part: str) -> Tensor | None:
+        own, free = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)
+        shared = None if own is None else getattr(own, part)
+        if free is None:
+            return shared
+        if part == "weight":
+            return free.merged(shared)
+        return free.bias if free.bias is None or shared is None else free.bias + shared[:, None, None]
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """The merged weight of the nearest convolution: each tap's mean over the positions where it is in the image."""
+        residual = self.pathway(RESIDUAL)
+        return weight if residual is None else residual.nearest(weight)
 
     @property
     def copies(self) -> Tensor:
@@ -164,12 +158,17 @@ class SoftConv2d(MergedLayer):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in, H, W)`` to ``(N, out, H', W')``; without N too. Under autocast weights are merged, then cast."""
         self._check(x)
-        kernel, _, residual = self._parts()
+        check_dtype(x, next(self.parameters()))
+        residual = self.pathway(RESIDUAL)
         if residual is None:
             return self.window.convolve(x, self.weight, self.bias)
         batch = x if x.dim() == 4 else x[None]
-        y = residual.compute(batch, kernel, self.bias)
+        y = residual.compute(batch, self._kernel(), self.bias)
         return y if x.dim() == 4 else y[0]
+
+    def _kernel(self) -> Tensor | None:
+        own = self.pathway(EQUIVARIANT)
+        return None if own is None else own.weight
 
     def _check(self, x: Tensor) -> None:
         wanted = "H, W" if self.size is None else f"{self.size[0]}, {self.size[1]}"
@@ -183,58 +182,19 @@ class SoftConv2d(MergedLayer):
                 "with size= of the images, as its residual has weights per position"
             )
 
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``; a shared kernel counts once, not once per copy, see the class."""
-        return pathway_penalty(self, precisions, seen)
-
     @torch.no_grad()
     def weight_defect(self) -> float:
         """``||W - P(W)|| / ||W||`` of the whole linear map in float64, in [0, 1]; 0 for a map of zeros."""
-        kernel, _, residual = self._parts()
-        if residual is None:
-            return 0.0
-        off, near = residual.defect(kernel)
-        return 0.0 if off == 0 else min(1.0, math.sqrt(off / (off + near)))
+        residual = self.pathway(RESIDUAL)
+        return relative_defect(0.0, 1.0) if residual is None else relative_defect(*residual.defect(self._kernel()))
 
     @torch.no_grad()
     def folded(self) -> nn.Module:
         """The plain layer that this one equals, of copies; which one, see the class."""
-        kernel, bias, residual = self._parts()
+        residual = self.pathway(RESIDUAL)
         if residual is not None:
-            return residual.plain(kernel, self.bias).train(self.training)
-        return self.window.plain(self.weight, bias).train(self.training)
-
-    @torch.no_grad()
-    def hardened(self) -> SoftConv2d:
-        """The convolution of the equivariant pathway alone."""
-        kernel, bias, _ = self._parts()
-        if kernel is None:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        hard = self._twin("hard").to(kernel.device, kernel.dtype).train(self.training)
-        hard._set_kernel(kernel, bias)
-        return hard
-
-    def _set_kernel(self, kernel: Tensor, bias: Tensor | None) -> None:
-        for own, given in zip(self._parts()[:2], (kernel, bias), strict=True):
-            if own is not None and given is not None:
-                own.copy_(given)
-
-    def _twin(self, constraint: str) -> SoftConv2d:
-        return SoftConv2d(
-            self.in_channels,
-            self.out_channels,
-            self.window.kernel,
-            size=self.size,
-            stride=self.window.stride,
-            padding=self.window.padding,
-            dilation=self.window.dilation,
-            groups=self.window.groups,
-            padding_mode=self.window.mode,
-            bias=self.has_bias,
-            residual=self.residual,
-            rank=self.rank,
-            constraint=constraint,
-        )
+            return residual.plain(self._kernel(), self.bias).train(self.training)
+        return self.window.plain(self.weight, self.bias).train(self.training)
 
     @staticmethod
     @torch.no_grad()
@@ -274,7 +234,10 @@ class SoftConv2d(MergedLayer):
             constraint=constraint,
         )
         layer = layer.to(conv.weight.device, conv.weight.dtype).train(conv.training)
-        layer._set_kernel(conv.weight, conv.bias)
+        own = layer.pathways[EQUIVARIANT]
+        own.weight.copy_(conv.weight)
+        if conv.bias is not None:
+            own.bias.copy_(conv.bias)
         if RESIDUAL in layer.pathways:
             for name, parameter in layer.pathways[RESIDUAL].named_parameters():
                 if name != "kernels":

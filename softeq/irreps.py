@@ -6,13 +6,13 @@ e3nn (Geiger, Smidt, arXiv 2207.09453) is imported where a layer is built. Its e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._constants import Constants
 from softeq.errors import MissingExtraError, SofteqTypeError, SofteqValueError
 from softeq.pathways import (
     EQUIVARIANT,
@@ -20,8 +20,8 @@ from softeq.pathways import (
     RESIDUAL_START,
     MergedLayer,
     Weights,
-    pathway_penalty,
     pathways_of,
+    plain_linear,
 )
 
 if TYPE_CHECKING:
@@ -79,55 +79,50 @@ class IrrepsProjector(nn.Module):
             standard ``nn.Linear`` gives, 1/3 of the mean square input.
     """
 
-    places: Tensor
-    pairs: Tensor
-    values: Tensor
-
     def __init__(self, irreps_in: Irreps, irreps_out: Irreps) -> None:
         super().__init__()
         self.shape = (irreps_out.dim, irreps_in.dim)
-        inputs = coordinates(irreps_in)
-        places, pairs, values, start = [], [], [], []
-        self.rank = 0
-        for kind, rows in coordinates(irreps_out).items():
-            if kind not in inputs:
-                continue
-            columns = inputs[kind]
-            count = len(rows) * len(columns)
-            places.append((rows[:, None] * irreps_in.dim + columns[None]).view(count, kind.dim).flatten())
-            pairs.append(torch.arange(self.rank, self.rank + count).repeat_interleave(kind.dim))
-            values.append(torch.full((count * kind.dim,), kind.dim**-0.5, dtype=torch.float64))
-            # An output coordinate sums len(columns) products with entries w / sqrt(2 l + 1).
-            start.append(torch.full((count,), math.sqrt(kind.dim / (3 * len(columns)))))
-            self.rank += count
-        empty = torch.zeros(0, dtype=torch.long)
-        self.register_buffer("places", torch.cat(places) if places else empty, persistent=False)
-        self.register_buffer("pairs", torch.cat(pairs) if pairs else empty, persistent=False)
-        exact = torch.cat(values) if values else torch.zeros(0, dtype=torch.float64)
-        self._exact = exact
-        self.register_buffer("values", exact.to(torch.get_default_dtype()), persistent=False)
-        self.start = torch.cat(start) if start else torch.zeros(0)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> IrrepsProjector:
-        # From float64 each time: a trip through a narrow dtype must not leave its rounding in the basis.
-        super()._apply(fn, recurse)
-        self.values = self._exact.to(self.values)
-        return self
+        self.constants = Constants.of(_projection, str(irreps_in), str(irreps_out))
+        self.start = self.constants.exact["start"].to(torch.get_default_dtype())
+        self.rank = len(self.start)
 
     def matrix(self, weight: Tensor, base: Tensor | None = None) -> Tensor:
         """``base`` plus the map with these coordinates: ``(rank,)`` to ``(out, in)``."""
-        spread = weight.index_select(0, self.pairs) * self.values.to(weight.dtype)
+        found = self.constants.on(weight)
+        spread = weight.index_select(0, found["pairs"]) * found["values"].to(weight.dtype)
         flat = weight.new_zeros(self.shape[0] * self.shape[1]) if base is None else base.reshape(-1)
-        return flat.scatter_add(0, self.places, spread).view(self.shape)
+        return flat.scatter_add(0, found["places"], spread).view(self.shape)
 
     def coordinates_of(self, matrix: Tensor) -> Tensor:
         """The coordinates of the projection of ``(out, in)``: ``(rank,)``."""
-        spread = matrix.reshape(-1).index_select(0, self.places) * self.values.to(matrix.dtype)
-        return spread.new_zeros(self.rank).index_add(0, self.pairs, spread)
+        found = self.constants.on(matrix)
+        spread = matrix.reshape(-1).index_select(0, found["places"]) * found["values"].to(matrix.dtype)
+        return spread.new_zeros(self.rank).index_add(0, found["pairs"], spread)
 
     def forward(self, matrix: Tensor) -> Tensor:
         """The nearest equivariant map in the Frobenius norm, ``(out, in)``."""
         return self.matrix(self.coordinates_of(matrix))
+
+
+def _projection(irreps_in: str, irreps_out: str) -> dict[str, Tensor]:
+    """Per entry of the map that some E_ij touches: its flat place, its pair ij, its value; and ``start`` per pair."""
+    inputs, width = coordinates(as_irreps(irreps_in, "irreps_in")), as_irreps(irreps_in, "irreps_in").dim
+    places, pairs = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, dtype=torch.long)]
+    values, start = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
+    rank = 0
+    for kind, rows in coordinates(as_irreps(irreps_out, "irreps_out")).items():
+        if kind not in inputs:
+            continue
+        columns = inputs[kind]
+        count = len(rows) * len(columns)
+        places.append((rows[:, None] * width + columns[None]).view(count, kind.dim).flatten())
+        pairs.append(torch.arange(rank, rank + count).repeat_interleave(kind.dim))
+        values.append(torch.full((count * kind.dim,), kind.dim**-0.5, dtype=torch.float64))
+        # An output coordinate sums len(columns) products with entries w / sqrt(2 l + 1).
+        start.append(torch.full((count,), math.sqrt(kind.dim / (3 * len(columns))), dtype=torch.float64))
+        rank += count
+    found = {"places": places, "pairs": pairs, "values": values, "start": start}
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 class SoftO3Linear(MergedLayer):
@@ -162,7 +157,8 @@ class SoftO3Linear(MergedLayer):
         self.pathways = nn.ModuleDict()
         bound = 1 / math.sqrt(self.in_features)
         if EQUIVARIANT in names:
-            weight = torch.randn(self.projector.rank) * self.projector.start
+            normal = torch.randn(self.projector.rank)
+            weight = normal * self.projector.start.to(normal.device)
             offset = _uniform(self.bias_projector.rank, bound) if self.bias_projector is not None else None
             self.pathways[EQUIVARIANT] = Weights(weight, offset)
         if RESIDUAL in names:
@@ -171,76 +167,31 @@ class SoftO3Linear(MergedLayer):
             self.pathways[RESIDUAL] = Weights(weight, _uniform(self.out_features, factor) if bias else None)
 
     @property
-    def weight(self) -> Tensor:
-        """The merged weight ``(out, in)``."""
-        equivariant, residual = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
-        base = None if residual is None else residual.weight
-        if equivariant is not None:
-            return self.projector.matrix(equivariant.weight, base)
-        if base is None:
-            raise SofteqValueError("SoftO3Linear has no pathway left: build it again with its constraint")
-        return base
+    def signature(self) -> str:
+        """See ``SoftLayer.signature``."""
+        return f"{self.irreps_in.simplify()} -> {self.irreps_out.simplify()}"
 
-    @property
-    def bias(self) -> Tensor | None:
-        """The merged bias ``(out,)``; ``None`` without one."""
+    def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
+        """``base`` plus the map, or the bias, with these coordinates."""
+        if part == "weight":
+            return self.projector.matrix(own, base)
         if self.bias_projector is None:
-            return None
-        equivariant, residual = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
-        base = None if residual is None else residual.bias
-        if equivariant is None or equivariant.bias is None:
-            return base
-        column = None if base is None else base[:, None]
-        return self.bias_projector.matrix(equivariant.bias, column)[:, 0]
+            raise SofteqValueError("this SoftO3Linear was built with bias=False and has no bias to expand")
+        return self.bias_projector.matrix(own, None if base is None else base[:, None])[:, 0]
 
-    def _pathway(self, name: str) -> Weights | None:
-        pathway = self.pathways[name] if name in self.pathways else None  # noqa: SIM401 - a ModuleDict has no get
-        return pathway if isinstance(pathway, Weights) else None
+    def nearest(self, weight: Tensor) -> Tensor:
+        """The nearest equivariant map, ``(out, in)``."""
+        return self.projector(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``; under autocast the weight is merged in its own dtype and cast after."""
         if x.shape[-1:] != (self.in_features,):  # not by way of Irreps, which torch.compile cannot guard
             check_irreps_width(x, self.irreps_in)
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                weight, bias = self.weight, self.bias
-            return F.linear(x, weight, bias)
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, *self.merged_for(x))
 
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``."""
-        return pathway_penalty(self, precisions, seen)
-
-    @torch.no_grad()
-    def weight_defect(self) -> float:
-        """``||W - P(W)|| / ||W||`` of the merged weight in float64, in [0, 1]; 0 for a weight of zeros."""
-        weight = self.weight.detach().double().cpu()
-        size = float(weight.norm())
-        exact = IrrepsProjector(self.irreps_in, self.irreps_out).double()
-        return 0.0 if size == 0 else min(1.0, float((weight - exact(weight)).norm()) / size)
-
-    @torch.no_grad()
     def folded(self) -> nn.Linear:
         """The plain ``nn.Linear`` that this layer equals, with copies of the merged weight and bias."""
-        weight, bias = self.weight, self.bias
-        plain = nn.Linear(self.in_features, self.out_features, bias is not None, weight.device, weight.dtype)
-        plain.weight.copy_(weight)
-        if bias is not None:
-            plain.bias.copy_(bias)
-        return plain.train(self.training)
-
-    @torch.no_grad()
-    def hardened(self) -> SoftO3Linear:
-        """The hard layer with this one's equivariant pathway."""
-        source = self._pathway(EQUIVARIANT)
-        if source is None:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        hard = SoftO3Linear(self.irreps_in, self.irreps_out, constraint="hard", bias=self.bias_projector is not None)
-        hard = hard.to(source.weight.device, source.weight.dtype).train(self.training)
-        target = hard._pathway(EQUIVARIANT)
-        if target is not None:
-            target.load_state_dict(source.state_dict())
-        return hard
+        return plain_linear(self.weight, self.bias).train(self.training)
 
     @staticmethod
     @torch.no_grad()
@@ -264,7 +215,7 @@ class SoftO3Linear(MergedLayer):
             parameter.zero_()
         unit = torch.eye(layer.in_features, device=like.device, dtype=like.dtype)
         offset = linear(torch.zeros_like(unit[:1]))
-        equivariant = layer._pathway(EQUIVARIANT)
+        equivariant = layer.pathway(EQUIVARIANT)
         if equivariant is not None and equivariant.bias is not None and layer.bias_projector is not None:
             equivariant.weight.copy_(layer.projector.coordinates_of((linear(unit) - offset).T))
             equivariant.bias.copy_(layer.bias_projector.coordinates_of(offset.T))

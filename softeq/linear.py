@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from softeq.pathways import (
     MergedLayer,
     Weights,
     check_width,
-    pathway_penalty,
     pathways_of,
+    plain_linear,
 )
 from softeq.reps import Rep, Scalar, check_same_group
 from softeq.solve import EquivariantProjector
@@ -102,29 +102,21 @@ class SoftLinear(MergedLayer):
         return scale
 
     @property
-    def weight(self) -> Tensor:
-        """The merged weight ``(out, in)``: ``P(W_e) + W_b``."""
-        return self._merge("weight", self.projector)
+    def signature(self) -> str:
+        """See ``SoftLayer.signature``."""
+        group = self.rep_in.bound_group
+        return f"{self.rep_in!r} -> {self.rep_out!r} [{group.fingerprint[:12]}]"
 
-    @property
-    def bias(self) -> Tensor | None:
-        """The merged bias ``(out,)``: ``P_b b_e + b_b``; ``None`` without one."""
-        return None if self.bias_projector is None else self._merge("bias", self._project_bias)
+    def _merged_part(self, part: str) -> Tensor | None:
+        return getattr(self, f"free_{part}") if self.projected else super()._merged_part(part)
 
-    def _merge(self, kind: str, project: Callable[..., Tensor]) -> Tensor:
-        if self.projected:
-            return getattr(self, f"free_{kind}")
-        equivariant, residual = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
-        free = None if residual is None else getattr(residual, kind)
-        if equivariant is not None:
-            return project(getattr(equivariant, kind), free)
-        if free is None:
-            raise SofteqValueError("SoftLinear has no pathway left: build it again with its constraint")
-        return free
+    def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
+        """``base + P(own)``."""
+        return self.projector(own, base) if part == "weight" else self._project_bias(own, base)
 
-    def _pathway(self, name: str) -> Weights | None:
-        pathway = self.pathways[name] if name in self.pathways else None  # noqa: SIM401 - a ModuleDict has no get
-        return pathway if isinstance(pathway, Weights) else None
+    def nearest(self, weight: Tensor) -> Tensor:
+        """``P(weight)``."""
+        return self.projector(weight)
 
     def _project_bias(self, bias: Tensor, base: Tensor | None = None) -> Tensor:
         if self.bias_projector is None:
@@ -134,11 +126,7 @@ class SoftLinear(MergedLayer):
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``; under autocast the weight is merged in its own dtype and cast after."""
         check_width(x, self.in_features, self.rep_in)
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                weight, bias = self.weight, self.bias
-            return linear(x, weight, bias)
-        return linear(x, self.weight, self.bias)
+        return linear(x, *self.merged_for(x))
 
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """``pathways``: see ``SoftLayer.penalty``. ``projected``: the cost of the best split of the free weight.
@@ -146,7 +134,7 @@ class SoftLinear(MergedLayer):
         ``||P W||^2 / (2 (s_e^2 + s_r^2)) + ||W - P W||^2 / (2 s_r^2)`` with ``s^2 = 1 / precision``, W less its mean.
         """
         if not self.projected:
-            return pathway_penalty(self, precisions, seen)
+            return super().penalty(precisions, seen)
         equivariant, residual = precisions[EQUIVARIANT], precisions[RESIDUAL]
         both = equivariant * residual / (equivariant + residual) if equivariant + residual > 0 else 0.0
         total = self.free_weight.new_zeros(())
@@ -162,38 +150,21 @@ class SoftLinear(MergedLayer):
                 total = total + projector.split_squared_norm(shaped, 0.5 * both, 0.5 * residual)
         return total
 
-    @torch.no_grad()
-    def weight_defect(self) -> float:
-        """``||W - P(W)|| / ||W||`` of the merged weight in float64, in [0, 1]; 0 for a weight of zeros."""
-        weight = self.weight.detach().double().cpu()
-        size = float(weight.norm())
-        exact = EquivariantProjector(self.rep_in, self.rep_out).double()
-        return 0.0 if size == 0 else min(1.0, float((weight - exact(weight)).norm()) / size)
-
-    @torch.no_grad()
     def folded(self) -> nn.Linear:
         """The plain ``nn.Linear`` that this layer equals, with copies of the merged weight and bias."""
-        weight, bias = self.weight, self.bias
-        plain = nn.Linear(self.in_features, self.out_features, bias is not None, weight.device, weight.dtype)
-        plain.weight.copy_(weight)
-        if bias is not None:
-            plain.bias.copy_(bias)
-        return plain.train(self.training)
+        return plain_linear(self.weight, self.bias).train(self.training)
 
     @torch.no_grad()
     def hardened(self) -> SoftLinear:
         """The hard layer with this one's equivariant pathway; of the projected form, with ``P(W)``."""
-        source = self.folded() if self.projected else self._pathway(EQUIVARIANT)
-        if source is None:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        has_bias = self.bias_projector is not None
-        hard = SoftLinear(self.rep_in, self.rep_out, constraint="hard", bias=has_bias)
-        target = hard.to(source.weight.device, source.weight.dtype)._pathway(EQUIVARIANT)
-        if target is None:
-            raise SofteqValueError("harden: the hard layer was built without its equivariant pathway")
-        target.weight.copy_(hard.projector(source.weight))
-        if source.bias is not None and target.bias is not None:
-            target.bias.copy_(hard._project_bias(source.bias))
+        if not self.projected:
+            hard = super().hardened()
+            if not isinstance(hard, SoftLinear):
+                raise SofteqTypeError(f"harden: expected a SoftLinear, got {type(hard).__name__}")
+            return hard
+        bias = None if self.free_bias is None else self._project_bias(self.free_bias)
+        hard = SoftLinear(self.rep_in, self.rep_out, constraint="hard", bias=bias is not None)
+        hard.pathways[EQUIVARIANT] = Weights(self.nearest(self.free_weight), bias)
         return hard.train(self.training)
 
     @staticmethod
@@ -218,9 +189,7 @@ class SoftLinear(MergedLayer):
             if soft.free_bias is not None:
                 soft.free_bias.copy_(linear.bias)
             return soft
-        own, free = soft._pathway(EQUIVARIANT), soft._pathway(RESIDUAL)
-        if own is None or free is None:
-            raise SofteqValueError("SoftLinear was built without its pathways")
+        own, free = soft.pathway(EQUIVARIANT), soft.pathway(RESIDUAL)
         own.weight.copy_(soft.projector(linear.weight))
         free.weight.copy_(linear.weight - own.weight)
         if own.bias is not None and free.bias is not None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._constants import Constants
 from softeq._layout import features_after, is_feature_major
-from softeq.errors import SofteqValueError
+from softeq.composite import Sum
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
-    Sum,
     check_width,
-    pathway_penalty,
     pathways_of,
 )
 from softeq.reps import Rep, Scalar
@@ -32,24 +31,27 @@ def gated(rep: Rep) -> Rep:
 class Gate(nn.Module):
     """``sigmoid(gate) v`` for every tensor v; a scalar is its own gate (swish)."""
 
-    gate_of: Tensor
-
     def __init__(self, rep: Rep) -> None:
         super().__init__()
         self.gates = gated(rep).size - rep.size
-        # Per coordinate where its gate lies in the input: one gather costs less than a product per term, joined again.
-        gate_of, next_gate, place = [], 0, self.gates
-        for word, multiplicity in rep.terms:
-            d = rep.bound_group.d ** len(word)
-            for _ in range(multiplicity):
-                gate_of += [next_gate if word else place] * d
-                next_gate, place = next_gate + bool(word), place + d
-        self.register_buffer("gate_of", torch.tensor(gate_of, dtype=torch.int64), persistent=False)
+        self.constants = Constants.of(_gates, rep)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., gated size)`` to ``(..., size)``."""
-        opened = x.T.index_select(0, self.gate_of).T if is_feature_major(x) else x.index_select(-1, self.gate_of)
+        gate_of = self.constants.on(x)["gate_of"]
+        opened = x.T.index_select(0, gate_of).T if is_feature_major(x) else x.index_select(-1, gate_of)
         return torch.sigmoid(opened) * features_after(x, self.gates)
+
+
+def _gates(rep: Rep) -> dict[str, Tensor]:
+    """Per coordinate where its gate lies in the input: one gather costs less than a product per term, joined again."""
+    gate_of, next_gate, place = [], 0, gated(rep).size - rep.size
+    for word, multiplicity in rep.terms:
+        d = rep.bound_group.d ** len(word)
+        for _ in range(multiplicity):
+            gate_of += [next_gate if word else place] * d
+            next_gate, place = next_gate + bool(word), place + d
+    return {"gate_of": torch.tensor(gate_of, dtype=torch.int64)}
 
 
 class CoordinateSwish(nn.Module):
@@ -89,16 +91,6 @@ class SoftGated(SoftLayer):
         outputs = [pathway(x) for pathway in self.pathways.values()]
         return sum(outputs[1:], outputs[0])
 
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``; the gate has no parameters."""
-        return pathway_penalty(self, precisions, seen)
-
     def folded(self) -> nn.Module:
         """The sum of the terms as a plain module."""
-        return Sum(*self.pathways.values())
-
-    def hardened(self) -> nn.Module:
-        """The gate alone."""
-        if EQUIVARIANT not in self.pathways:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        return SoftGated(self.rep, constraint="hard")
+        return copy.deepcopy(Sum(*self.pathways.values())).train(self.training)

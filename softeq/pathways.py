@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from softeq._kernels import squared_norm
-from softeq._means import make_room, means_within
+from softeq._means import forget_means, make_room, means_within
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.reps import Rep
 
@@ -18,7 +20,7 @@ EQUIVARIANT = "equivariant"
 RESIDUAL = "residual"
 PATHWAYS = (EQUIVARIANT, RESIDUAL)
 
-_OF_CONSTRAINT = {"soft": PATHWAYS, "hard": (EQUIVARIANT,), "none": (RESIDUAL,)}
+CONSTRAINTS = {"soft": PATHWAYS, "hard": (EQUIVARIANT,), "none": (RESIDUAL,)}
 
 RESIDUAL_START = 1e-3
 """The fraction of a dense layer's size at which a residual pathway starts: near the hard layer, with a gradient."""
@@ -26,9 +28,9 @@ RESIDUAL_START = 1e-3
 
 def pathways_of(constraint: str) -> tuple[str, ...]:
     """The pathways that a layer has under ``"soft"``, ``"hard"`` or ``"none"``."""
-    if not isinstance(constraint, str) or constraint not in _OF_CONSTRAINT:
+    if not isinstance(constraint, str) or constraint not in CONSTRAINTS:
         raise SofteqValueError(f"constraint: expected 'soft', 'hard' or 'none', got {constraint!r}")
-    return _OF_CONSTRAINT[constraint]
+    return CONSTRAINTS[constraint]
 
 
 def check_width(x: Tensor, size: int, rep: Rep, what: str = "") -> None:
@@ -37,15 +39,62 @@ def check_width(x: Tensor, size: int, rep: Rep, what: str = "") -> None:
         raise SofteqValueError(f"x: expected shape (..., {size}) for {what}{rep!r}, got {tuple(x.shape)}")
 
 
+def check_dtype(x: Tensor, weight: Tensor | None = None, name: str = "x") -> None:
+    """Raises unless an input can meet a layer's weights: real floating numbers, of their dtype outside autocast."""
+    if not x.dtype.is_floating_point:
+        raise SofteqTypeError(f"{name}: expected real floating-point numbers, got {x.dtype}; convert with .float()")
+    if weight is not None and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise SofteqTypeError(
+            f"{name}: expected {weight.dtype}, as the layer's weights have, got {x.dtype}; convert either with .to()"
+        )
+
+
+def relative_defect(off: float | Tensor, near: float | Tensor) -> float:
+    """``||W - P(W)|| / ||W||`` from the squares of ``W - P(W)`` and ``P(W)``: 0 for zeros, NaN where W has NaN."""
+    off, near = float(off), float(near)
+    return 0.0 if off == 0 else math.sqrt(off / (off + near))
+
+
 class SoftLayer(nn.Module, ABC):
     """A layer that is the sum of an equivariant and a residual pathway, either of which may be absent.
+
+    Subclasses fill ``pathways``, write ``forward`` and ``folded``, and inherit the rest; see `MergedLayer` for those
+    that are linear.
 
     Attributes:
         pathways: an ``nn.ModuleDict`` with the keys ``"equivariant"`` and/or ``"residual"``; their parameters partition
             the layer's. Empty where one free weight carries both (the projected parametrization).
+        constraint: ``"soft"``, ``"hard"`` or ``"none"``: which pathways there are.
     """
 
     pathways: nn.ModuleDict
+    constraint: str
+
+    @property
+    def signature(self) -> str | None:
+        """What the parameters stand for, as text, e.g. the representations: kept in the metadata of a state dict.
+
+        A state dict of a layer with another signature does not load; one without any (an older one, or one that lost
+        its metadata, as in safetensors) does. ``None`` checks nothing.
+        """
+        return None
+
+    def pathway(self, name: str) -> Any:
+        """The pathway with this name, or ``None``."""
+        return self.pathways[name] if name in self.pathways else None  # noqa: SIM401 - a ModuleDict has no get
+
+    def kept_pathway(self) -> Any:
+        """The equivariant pathway.
+
+        Raises:
+            SofteqValueError: there is none.
+        """
+        if EQUIVARIANT not in self.pathways:
+            raise SofteqValueError(
+                f"harden: this {type(self).__name__} has no equivariant pathway to keep; expected a layer with "
+                "constraint='soft' or 'hard'"
+            )
+        return self.pathways[EQUIVARIANT]
 
     def prior_means(self) -> dict[int, Tensor]:
         """The prior's mean m of each of the layer's parameters, by ``id(parameter)``; of one left out it is zero.
@@ -55,11 +104,6 @@ class SoftLayer(nn.Module, ABC):
         """
         return means_within(self)
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        make_room(self, state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    @abstractmethod
     def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
         """``1/2 sum precision ||w - m||^2`` over the layer's pathways, m the prior's means, 0-d, in nats.
 
@@ -67,32 +111,100 @@ class SoftLayer(nn.Module, ABC):
             precisions: per pathway, 1 / variance.
             seen: ids of the parameters counted already; those are left out, and the layer's own are added.
         """
+        return pathway_penalty(self, precisions, seen)
 
     @abstractmethod
     def folded(self) -> nn.Module:
-        """A module without pathways that computes the same function."""
+        """A module without pathways that computes the same function, of copies of the parameters."""
 
-    @abstractmethod
-    def hardened(self) -> nn.Module:
-        """A copy with the equivariant pathway alone."""
+    def hardened(self) -> SoftLayer:
+        """A copy with the equivariant pathway alone, not anchored.
+
+        Raises:
+            SofteqValueError: there is none.
+        """
+        self.kept_pathway()
+        others = [pathway for name, pathway in self.pathways.items() if name != EQUIVARIANT]
+        hard = copy.deepcopy(self, {id(pathway): nn.Identity() for pathway in others})  # they may be large
+        hard.pathways = nn.ModuleDict({EQUIVARIANT: hard.pathways[EQUIVARIANT]}).train(self.training)
+        hard.constraint = "hard"
+        forget_means(hard)
+        return hard
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if metadata is not None and self.signature is not None:
+            metadata["softeq"] = self.signature
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *rest: Any, **named: Any
+    ) -> None:
+        saved = local_metadata.get("softeq")
+        if saved is not None and self.signature is not None and saved != self.signature:
+            raise SofteqValueError(
+                f"state_dict: {prefix[:-1] or 'the layer'} was saved from another layer than it is to be loaded into: "
+                f"expected {self.signature}, got {saved}"
+            )
+        make_room(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest, **named)
 
 
 class MergedLayer(SoftLayer):
-    """A soft layer whose pathways are linear maps of one shape: it equals a plain layer with the merged weight."""
+    """A soft layer whose pathways are linear maps of one shape: it equals a plain layer with the merged weight.
+
+    Where the pathways are `Weights`, a subclass says how the equivariant one's numbers become a weight (``expand``),
+    what the nearest equivariant weight is (``nearest``), and what plain layer it equals (``folded``).
+    """
 
     @property
-    @abstractmethod
     def weight(self) -> Tensor:
         """The weight of the plain layer that this one equals."""
+        weight = self._merged_part("weight")
+        if weight is None:
+            raise SofteqValueError(f"{type(self).__name__} has no pathway left: build it again with its constraint")
+        return weight
 
     @property
-    @abstractmethod
     def bias(self) -> Tensor | None:
-        """The bias of the plain layer that this one equals."""
+        """The bias of the plain layer that this one equals; ``None`` without one."""
+        return self._merged_part("bias")
+
+    def _merged_part(self, part: str) -> Tensor | None:
+        own, free = (getattr(self.pathway(name), part, None) for name in PATHWAYS)
+        return free if own is None else self.expand(part, own, free)
+
+    def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
+        """``base`` plus what the equivariant pathway's numbers stand for.
+
+        Args:
+            part: ``"weight"`` or ``"bias"``.
+            own: the equivariant pathway's parameter. By default it is a whole weight, and its nearest one counts.
+            base: a whole weight or bias, or ``None`` for zero.
+        """
+        own = self.nearest(own) if part == "weight" else own
+        return own if base is None else base + own
 
     @abstractmethod
+    def nearest(self, weight: Tensor) -> Tensor:
+        """The orthogonal projection of a merged weight onto the equivariant ones, in its dtype and on its device."""
+
+    def merged_for(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias for an input, whose dtype is checked; merged in their own dtype, outside of autocast."""
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                weight, bias = self.weight, self.bias
+        else:
+            weight, bias = self.weight, self.bias
+        check_dtype(x, weight)
+        return weight, bias
+
+    @torch.no_grad()
     def weight_defect(self) -> float:
-        """``||W - P(W)|| / ||W||`` of the merged weight, in [0, 1]; 0 for a weight of zeros."""
+        """``||W - P(W)|| / ||W||`` of the merged weight in float64, in [0, 1]; 0 for zeros, NaN where W has NaN."""
+        weight = self.weight.double()
+        nearest = self.nearest(weight)
+        return relative_defect((weight - nearest).square().sum(), nearest.square().sum())
 
 
 class Weights(nn.Module):
@@ -105,6 +217,16 @@ class Weights(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+
+
+@torch.no_grad()
+def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """The ``nn.Linear`` with copies of a weight ``(out, in)`` and a bias ``(out,)``."""
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, weight.device, weight.dtype)
+    plain.weight.copy_(weight)
+    if bias is not None:
+        plain.bias.copy_(bias)
+    return plain
 
 
 def soft_layers(model: nn.Module) -> Iterator[tuple[str, SoftLayer]]:
@@ -139,71 +261,3 @@ def pathway_penalty(layer: SoftLayer, precisions: Mapping[str, float], seen: set
         if square is not None:
             terms.append(0.5 * precisions[name] * square)
     return torch.stack(terms).sum() if len(terms) > 1 else (terms[0] if terms else torch.zeros(()))
-
-
-class SoftPathways(SoftLayer):
-    """The sum of any two modules, ``equivariant(x) + residual(x)``, for pathways that do not merge.
-
-    Args:
-        equivariant: the constrained module, or ``None``.
-        residual: the unconstrained one, or ``None``; both must map the same inputs to outputs of one shape.
-
-    Soft layers inside a pathway count as part of that pathway: their parameters take its precision.
-    """
-
-    def __init__(self, *, equivariant: nn.Module | None = None, residual: nn.Module | None = None) -> None:
-        super().__init__()
-        given = {EQUIVARIANT: equivariant, RESIDUAL: residual}
-        for name, module in given.items():
-            if module is not None and not isinstance(module, nn.Module):
-                raise SofteqTypeError(f"{name}: expected an nn.Module or None, got {type(module).__name__}")
-        self.pathways = nn.ModuleDict({name: module for name, module in given.items() if module is not None})
-        if not self.pathways:
-            raise SofteqValueError("SoftPathways: expected an equivariant or a residual module, got neither")
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The sum of the pathways' outputs."""
-        outputs = [pathway(*inputs) for pathway in self.pathways.values()]
-        if len(outputs) == 1:
-            return outputs[0]
-        first, second = outputs
-        if first.shape != second.shape:
-            raise SofteqValueError(
-                f"SoftPathways: the equivariant output has shape {tuple(first.shape)} and the residual one "
-                f"{tuple(second.shape)}: they must agree"
-            )
-        return first + second
-
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``."""
-        return pathway_penalty(self, precisions, seen)
-
-    def folded(self) -> nn.Module:
-        """The single pathway where there is one, folded; else the sum of both, each folded inside."""
-        from softeq._fold import fold
-
-        parts = {name: fold(pathway) for name, pathway in self.pathways.items()}
-        return next(iter(parts.values())) if len(parts) == 1 else Sum(*parts.values())
-
-    def hardened(self) -> nn.Module:
-        """The equivariant pathway alone, with the soft layers inside it hardened too."""
-        from softeq._fold import harden
-
-        if EQUIVARIANT not in self.pathways:
-            raise SofteqValueError("harden: this SoftPathways has no equivariant pathway to keep")
-        return SoftPathways(equivariant=harden(self.pathways[EQUIVARIANT]))
-
-
-class Sum(nn.Module):
-    """The sum of the outputs of several modules on the same inputs."""
-
-    def __init__(self, *terms: nn.Module) -> None:
-        super().__init__()
-        self.terms = nn.ModuleList(terms)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """``sum_i terms[i](*inputs)``."""
-        total = self.terms[0](*inputs)
-        for term in list(self.terms)[1:]:
-            total = total + term(*inputs)
-        return total

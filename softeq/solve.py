@@ -7,13 +7,13 @@ solve per pair of types, whatever the multiplicities, and no matrix of shape (ou
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from softeq._cache import cached_invariants
+from softeq._constants import Constants
 from softeq._kernels import Blocks, add_projection, split_squared_norm
 from softeq.errors import SofteqValueError
 from softeq.groups import Group
@@ -85,8 +85,8 @@ class EquivariantProjector(nn.Module):
     with a row per block, multiplied by that type's basis and scattered back: a few large operations, whatever the
     number of types. Entries at which every equivariant map is zero are never touched.
 
-    It has no parameters and adds nothing to a state dict. The bases are kept in float64 beside the module; the buffers
-    that it computes with follow the module's device and dtype (float32 at least), always rounded from float64.
+    It has neither parameters nor buffers: it computes on the weight's device and in its dtype, float32 at least, with
+    constants that are rounded from float64.
 
     Raises:
         SofteqValueError: reps of different groups, unbound, or empty.
@@ -97,36 +97,13 @@ class EquivariantProjector(nn.Module):
         group = check_same_group(rep_in, rep_out)
         self.shape = (rep_out.size, rep_in.size)
         self.layout_in, self.layout_out = TypeLayout.of(rep_in), TypeLayout.of(rep_out)
-        self.ranks: dict[tuple[int, int], int] = {}
-        gathered: dict[Word, list[Tensor]] = {}
-        for b, (word_out, _) in enumerate(self.layout_out.types):
-            for a, (word_in, _) in enumerate(self.layout_in.types):
-                word, order = sorted_map_word(group, word_in, word_out)
-                self.ranks[b, a] = len(cached_invariants(group, word))
-                if self.ranks[b, a]:
-                    gathered.setdefault(word, []).append(self._places(b, a, order))
-        self._exact: list[Tensor | None] = []
-        self._row_shapes: list[tuple[int, int]] = []
-        places = [torch.zeros(0, dtype=torch.int64)]
-        for index, (word, blocks) in enumerate(gathered.items()):
-            rows, basis = torch.cat(blocks), cached_invariants(group, word)
-            # Products of deltas are mostly zeros, and what no map touches need not be gathered.
-            touched = (basis != 0).any(0)
-            rows, basis = rows[:, touched], basis[:, touched]
-            places.append(rows.flatten())
-            self._row_shapes.append((len(rows), rows.shape[1]))
-            # Where every map is equivariant (scalars to scalars) the projection is the identity.
-            self._exact.append(None if len(basis) == basis.shape[1] else basis.T.contiguous())
-            self.register_buffer(f"basis_{index}", _compute_copy(self._exact[-1]), persistent=False)
-        self.register_buffer("places", torch.cat(places), persistent=False)
-        self.places: Tensor
-
-    def _places(self, b: int, a: int, axis_order: tuple[int, ...]) -> Tensor:
-        """Flat places of all blocks of a pair of types, ``(m_out m_in, d_out d_in)``, tensor axes sorted."""
-        rows, columns = self.layout_out.places(b), self.layout_in.places(a)
-        flat = rows[:, None, :, None] * self.shape[1] + columns[None, :, None, :]
-        tensors = flat.reshape(-1, *[self.layout_in.d] * len(axis_order))
-        return tensors.permute(0, *(axis + 1 for axis in axis_order)).reshape(len(tensors), -1)
+        self.ranks = {
+            (b, a): len(cached_invariants(group, sorted_map_word(group, word_in, word_out)[0]))
+            for b, (word_out, _) in enumerate(self.layout_out.types)
+            for a, (word_in, _) in enumerate(self.layout_in.types)
+        }
+        self.constants = Constants.of(_projection, rep_in, rep_out)
+        self._row_shapes: list[tuple[int, int]] = [(n, m) for n, m in self.constants.exact["shapes"].tolist()]
 
     @property
     def rank(self) -> int:
@@ -138,37 +115,56 @@ class EquivariantProjector(nn.Module):
     def forward(self, weight: Tensor, base: Tensor | None = None) -> Tensor:
         """``P(weight)``, or ``base + P(weight)``: ``(out, in)`` to ``(out, in)``, projected in float32 at least."""
         self._check(weight)
-        return add_projection(base, weight, self._blocks())
+        return add_projection(base, weight, self._blocks(weight))
 
     def split_squared_norm(self, weight: Tensor, inside: float = 1.0, outside: float = 0.0) -> Tensor:
         """``inside ||P(W)||^2 + outside ||W - P(W)||^2``, a 0-d tensor, without forming ``P(W)``."""
         self._check(weight)
-        return split_squared_norm(weight, self._blocks(), inside, outside)
+        return split_squared_norm(weight, self._blocks(weight), inside, outside)
 
     def _check(self, weight: Tensor) -> None:
         if weight.shape != self.shape:
             raise SofteqValueError(f"weight: expected shape {self.shape}, got {tuple(weight.shape)}")
 
-    def _blocks(self) -> Blocks:
-        bases = [getattr(self, f"basis_{index}") for index in range(len(self._row_shapes))]
-        return Blocks(self.places, self._row_shapes, bases)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EquivariantProjector:
-        super()._apply(fn, recurse)
-        for index, exact in enumerate(self._exact):
-            if exact is not None:
-                # Casting the buffer would keep the error of the narrowest dtype that it ever had.
-                seen = getattr(self, f"basis_{index}")
-                self._buffers[f"basis_{index}"] = exact.to(seen.device, torch.promote_types(seen.dtype, torch.float32))
-        return self
+    def _blocks(self, weight: Tensor) -> Blocks:
+        found = self.constants.on(weight)
+        bases = [found.get(f"basis_{index}") for index in range(len(self._row_shapes))]
+        return Blocks(found["places"], self._row_shapes, bases)
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""
         return f"shape={self.shape}, rank={self.rank}"
 
 
-def _compute_copy(exact: Tensor | None) -> Tensor | None:
-    return None if exact is None else exact.to(torch.promote_types(torch.get_default_dtype(), torch.float32))
+def _projection(rep_in: Rep, rep_out: Rep) -> dict[str, Tensor]:
+    """What the projection works with: flat places, per type the rows' shape, and a basis where it is no identity."""
+    group, layout_in, layout_out = rep_in.bound_group, TypeLayout.of(rep_in), TypeLayout.of(rep_out)
+    gathered: dict[Word, list[Tensor]] = {}
+    for b, (word_out, _) in enumerate(layout_out.types):
+        for a, (word_in, _) in enumerate(layout_in.types):
+            word, order = sorted_map_word(group, word_in, word_out)
+            if len(cached_invariants(group, word)):
+                gathered.setdefault(word, []).append(_places(layout_out, b, layout_in, a, order))
+    found: dict[str, Tensor] = {}
+    places, shapes = [torch.zeros(0, dtype=torch.int64)], []
+    for index, (word, blocks) in enumerate(gathered.items()):
+        rows, basis = torch.cat(blocks), cached_invariants(group, word)
+        # Products of deltas are mostly zeros, and what no map touches need not be gathered.
+        touched = (basis != 0).any(0)
+        rows, basis = rows[:, touched], basis[:, touched]
+        places.append(rows.flatten())
+        shapes.append(rows.shape)
+        if len(basis) < basis.shape[1]:  # elsewhere (scalars to scalars) every map is equivariant
+            found[f"basis_{index}"] = basis.T.contiguous()
+    return {**found, "places": torch.cat(places), "shapes": torch.tensor(shapes, dtype=torch.int64).view(-1, 2)}
+
+
+def _places(layout_out: TypeLayout, b: int, layout_in: TypeLayout, a: int, axis_order: tuple[int, ...]) -> Tensor:
+    """Flat places of all blocks of a pair of types, ``(m_out m_in, d_out d_in)``, tensor axes sorted."""
+    rows, columns = layout_out.places(b), layout_in.places(a)
+    flat = rows[:, None, :, None] * sum(layout_in.sizes) + columns[None, :, None, :]
+    tensors = flat.reshape(-1, *[layout_in.d] * len(axis_order))
+    return tensors.permute(0, *(axis + 1 for axis in axis_order)).reshape(len(tensors), -1)
 
 
 def equivariant_projector(rep_in: Rep, rep_out: Rep) -> EquivariantProjector:

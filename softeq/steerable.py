@@ -5,7 +5,6 @@ On escnn (Cesa, Lang and Weiler 2022), imported where a layer is built: ``pip in
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ from softeq.pathways import (
     RESIDUAL_START,
     MergedLayer,
     Weights,
-    pathway_penalty,
     pathways_of,
 )
 
@@ -147,7 +145,8 @@ class SoftR2Conv(MergedLayer):
         offset = uniform(self.basis.shape[:1], bound) if self.has_bias else None
         if name == EQUIVARIANT:
             own = None if offset is None or self.bias_basis is None else self.bias_basis.coordinates_of(offset)
-            start = torch.randn(self.basis.rank) * self.basis.start
+            normal = torch.randn(self.basis.rank)
+            start = normal * self.basis.start.to(normal.device)
             return Weights(start, own if own is not None and len(own) else None)
         factor = 1.0 if alone else RESIDUAL_START
         return Weights(uniform(self.basis.shape, bound * factor), None if offset is None else offset * factor)
@@ -163,29 +162,19 @@ class SoftR2Conv(MergedLayer):
         return self.types.out
 
     @property
-    def weight(self) -> Tensor:
-        """The merged filter ``(out, in / groups, k, k)``."""
-        equivariant, residual = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
-        if equivariant is None:
-            if residual is None:
-                raise SofteqValueError("SoftR2Conv has no pathway left: build it again with its constraint")
-            return residual.weight
-        own = self.basis.expand(equivariant.weight)
-        return own if residual is None else own + residual.weight
+    def signature(self) -> str:
+        """See ``SoftLayer.signature``."""
+        return f"{self.in_type} -> {self.out_type}, options {sorted(self.options.items(), key=str)}"
 
-    @property
-    def bias(self) -> Tensor | None:
-        """The merged bias ``(out,)``; ``None`` without one, or in a hard layer whose output has no trivial irrep."""
-        equivariant, residual = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
-        free = None if residual is None else residual.bias
-        if equivariant is None or equivariant.bias is None or self.bias_basis is None:
-            return free
-        own = self.bias_basis.expand(equivariant.bias)
-        return own if free is None else own + free
+    def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
+        """``base`` plus the filter, or the bias, with these coordinates."""
+        basis = self.basis if part == "weight" or self.bias_basis is None else self.bias_basis
+        expanded = basis.expand(own)
+        return expanded if base is None else base + expanded
 
-    def _pathway(self, name: str) -> Weights | None:
-        pathway = self.pathways[name] if name in self.pathways else None  # noqa: SIM401 - a ModuleDict has no get
-        return pathway if isinstance(pathway, Weights) else None
+    def nearest(self, weight: Tensor) -> Tensor:
+        """The projection onto escnn's filters, ``(out, in / groups, k, k)``."""
+        return self.basis(weight)
 
     def forward(self, x: Any) -> Any:
         """A tensor ``(N, in, H, W)`` or ``(in, H, W)`` to ``(N, out, H', W')``; a ``GeometricTensor`` to another."""
@@ -203,40 +192,12 @@ class SoftR2Conv(MergedLayer):
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_type.size:
             raise SofteqValueError(f"x: expected shape (N, {self.in_type.size}, H, W), got {tuple(x.shape)}")
         self.window.output_size((x.shape[-2], x.shape[-1]))
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                weight, bias = self.weight, self.bias
-            return self.window.convolve(x, weight, bias)
-        return self.window.convolve(x, self.weight, self.bias)
-
-    def penalty(self, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-        """See ``SoftLayer.penalty``."""
-        return pathway_penalty(self, precisions, seen)
-
-    @torch.no_grad()
-    def weight_defect(self) -> float:
-        """``||W - P(W)|| / ||W||`` of the merged filter in float64, in [0, 1], P onto escnn's filters; 0 for zero."""
-        weight = self.weight.detach().double().cpu()
-        size = float(weight.norm())
-        exact = copy.deepcopy(self.basis).cpu().double()
-        return 0.0 if size == 0 else min(1.0, float((weight - exact(weight)).norm()) / size)
+        return self.window.convolve(x, *self.merged_for(x))
 
     @torch.no_grad()
     def folded(self) -> nn.Conv2d:
         """The plain ``nn.Conv2d`` that this layer equals, with copies of the merged filter and bias."""
         return self.window.plain(self.weight, self.bias).train(self.training)
-
-    @torch.no_grad()
-    def hardened(self) -> SoftR2Conv:
-        """The hard layer with this one's equivariant pathway."""
-        source = self._pathway(EQUIVARIANT)
-        if source is None:
-            raise SofteqValueError("harden: a layer with constraint='none' has no equivariant pathway to keep")
-        hard = copy.deepcopy(self)
-        if RESIDUAL in hard.pathways:
-            del hard.pathways[RESIDUAL]
-        hard.constraint = "hard"
-        return hard
 
     @staticmethod
     @torch.no_grad()
@@ -278,7 +239,7 @@ class SoftR2Conv(MergedLayer):
         return layer
 
     def _split(self, weight: Tensor, bias: Tensor | None) -> None:
-        own, free = self._pathway(EQUIVARIANT), self._pathway(RESIDUAL)
+        own, free = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)
         if own is not None:
             own.weight.copy_(self.basis.coordinates_of(weight))
             weight = weight - self.basis.expand(own.weight)

@@ -1,5 +1,7 @@
 """The potential: forces, symmetry in each constraint, batches, fields, the contract of soft models, and bad input."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from e3nn import o3
@@ -106,8 +108,9 @@ def test_hard_turns_with_the_molecule(lmax, moves):
 def test_the_checks_of_symmetry_see_a_broken_model(moves):
     """The control: one wrong sign in the harmonics of a hard model."""
     model = build("hard", layers=3)
-    step = model.harmonics.steps[0].module.value
-    step[:, 0] *= -1
+    steps = {name: step.clone() for name, step in model.harmonics.constants.exact.items()}
+    steps["degree_2"][:, 0] *= -1
+    model.harmonics.constants = SimpleNamespace(on=lambda like: steps)
     assert min(unequal(model, moves["rotation"])) > 1e-4
 
 

@@ -15,10 +15,10 @@ from softeq import (
     T,
     Vector,
     assert_equivariant,
-    cache,
     equivariant_basis,
     groups,
 )
+from softeq import _cache as cache
 from softeq.testing import equivariance_errors
 
 DOUBLE = {"dtype": torch.float64}

@@ -25,7 +25,8 @@ from softeq import (
     harden,
     prior_penalty,
 )
-from softeq.pathways import Sum, pathways_of
+from softeq.composite import Sum
+from softeq.pathways import pathways_of
 
 SO3 = groups.SO(3)
 REP = (2 * Scalar + 2 * Vector)(SO3)
