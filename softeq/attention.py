@@ -194,7 +194,7 @@ class SoftAttention(MergedLayer):
             qkv_bias=qkv.bias is not None,
         )
         layer = layer.to(qkv.weight.device, qkv.weight.dtype).train(qkv.training)
-        relative, absolute = layer.pathways[EQUIVARIANT], layer.pathways[RESIDUAL]
+        relative, absolute = layer.pathway(EQUIVARIANT), layer.pathway(RESIDUAL)
         relative.projections.qkv.load_state_dict(qkv.state_dict())
         relative.projections.out.load_state_dict(out.state_dict())
         relative.table.zero_()

@@ -234,7 +234,7 @@ class SoftConv2d(MergedLayer):
             constraint=constraint,
         )
         layer = layer.to(conv.weight.device, conv.weight.dtype).train(conv.training)
-        own = layer.pathways[EQUIVARIANT]
+        own = layer.pathway(EQUIVARIANT)
         own.weight.copy_(conv.weight)
         if conv.bias is not None:
             own.bias.copy_(conv.bias)

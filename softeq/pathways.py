@@ -91,8 +91,8 @@ class SoftLayer(nn.Module, ABC):
         """
         if EQUIVARIANT not in self.pathways:
             raise SofteqValueError(
-                f"harden: this {type(self).__name__} has no equivariant pathway to keep; expected a layer with "
-                "constraint='soft' or 'hard'"
+                f"harden: a {type(self).__name__} with constraint='none' has no equivariant pathway to keep; expected "
+                "one with 'soft' or 'hard'"
             )
         return self.pathways[EQUIVARIANT]
 

@@ -106,10 +106,11 @@ def test_pairs_share_a_bias_exactly_where_a_shift_takes_one_to_the_other(periodi
         steps = [b - a for a, b in zip(places[i], places[j], strict=True)]
         return tuple(step % n if periodic else step for step, n in zip(steps, SIZE, strict=True))
 
+    classes = layer.constants.exact["classes"].tolist()
     of_class = {}
     for i in range(layer.tokens):
         for j in range(layer.tokens):
-            of_class.setdefault(int(layer.classes[i, j]), set()).add(offset(i, j))
+            of_class.setdefault(classes[i][j], set()).add(offset(i, j))
     assert all(len(offsets) == 1 for offsets in of_class.values())
     assert len(set().union(*of_class.values())) == len(of_class) == layer.n_classes
 

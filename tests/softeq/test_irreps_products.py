@@ -105,15 +105,17 @@ class TestSoftTensorProduct:
         x1, x2 = torch.randn(2, 13), torch.randn(2, 9)
         pairs = soft.pathways["residual"]
         dense = torch.zeros(soft.irreps_out.dim, 13, 9)
-        for r, (i, j) in enumerate(zip(pairs.first, pairs.second, strict=True)):
+        for r, (i, j) in enumerate(
+            zip(*(pairs.constants.exact[name].tolist() for name in ("first", "second")), strict=True)
+        ):
             dense[:, i, j] += pairs.weight.detach()[:, r]
         expected = soft.pathways["equivariant"](x1, x2) + torch.einsum("oij,bi,bj->bo", dense, x1, x2)
         torch.testing.assert_close(soft(x1, x2), expected)
 
     def test_every_coordinate_of_both_inputs_is_met(self):
         pairs = SoftTensorProduct(ONE, TWO, WANTED).pathways["residual"]
-        assert set(pairs.first.tolist()) == set(range(13))
-        assert set(pairs.second.tolist()) == set(range(9))
+        assert set(pairs.constants.exact["first"].tolist()) == set(range(13))
+        assert set(pairs.constants.exact["second"].tolist()) == set(range(9))
 
     def test_contract(self):
         soft = SoftTensorProduct(ONE, TWO, WANTED)

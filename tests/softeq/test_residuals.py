@@ -67,19 +67,20 @@ def test_the_defect_is_the_distance_of_the_whole_map_to_the_convolutions(geometr
 def test_the_mean_over_positions_is_an_orthogonal_projector(geometry, form):
     layer = build(geometry, residual=form, constraint="none")
     residual = layer.pathways["residual"]
-
-    def project(weight):
-        kernel = residual.shared_part(weight)
-        return kernel * residual.inside if form == "local" else residual.spread(kernel, torch.zeros_like(weight))
-
+    project = residual.nearest
     v, w = torch.randn(2, *residual.weight.shape, generator=torch.Generator().manual_seed(3), **DOUBLE)
     near = project(v)
     torch.testing.assert_close(project(near), near, atol=1e-12, rtol=1e-12)
     assert float(((v - near) * project(w)).sum()) == pytest.approx(0, abs=1e-10)
     assert float((project(v) * w).sum()) == pytest.approx(float((v * project(w)).sum()), abs=1e-10)
     kernel = torch.randn(residual.kernel_shape, **DOUBLE)
-    whole = kernel * residual.inside if form == "local" else residual.spread(kernel, torch.zeros_like(v))
-    torch.testing.assert_close(project(whole), whole, atol=1e-12, rtol=1e-12)
+    if form == "local":  # of a kernel that stands everywhere the taps outside of the image are taken away
+        whole = kernel.expand_as(v)
+        outside = project(torch.ones_like(v)) == 0
+        torch.testing.assert_close(project(whole), whole.masked_fill(outside, 0.0), atol=1e-12, rtol=1e-12)
+    else:
+        whole = residual.spread(kernel, torch.zeros_like(v))
+        torch.testing.assert_close(project(whole), whole, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -92,10 +93,8 @@ def test_the_ends_of_the_defect(form):
     free = build("zeros", residual=form, constraint="none")
     with torch.no_grad():
         residual = free.pathways["residual"]
-        if form == "dense":
-            residual.weight -= residual.spread(residual.shared_part(residual.weight), torch.zeros_like(residual.weight))
-        elif form == "local":
-            residual.weight -= residual.shared_part(residual.weight)
+        if form != "lowrank":
+            residual.weight -= residual.nearest(residual.weight)
         else:
             # A single tap, so that the mean over its positions can vanish for every kernel at once.
             free = SoftConv2d(2, 4, 1, size=(3, 4), residual=form, constraint="none", bias=False).double()

@@ -103,7 +103,7 @@ def test_the_merged_filter_is_the_sum_and_the_residual_spans_all_filters():
     own, free = layer.pathways["equivariant"], layer.pathways["residual"]
     dense = torch.stack([layer.basis.expand(unit) for unit in torch.eye(layer.basis.rank, **DOUBLE)])
     torch.testing.assert_close(layer.weight, torch.einsum("n,noiuv->oiuv", own.weight, dense) + free.weight, **TIGHT)
-    torch.testing.assert_close(layer.bias, layer.bias_basis.rows.T @ own.bias + free.bias, **TIGHT)
+    torch.testing.assert_close(layer.bias, layer.bias_basis.constants.exact["rows"].T @ own.bias + free.bias, **TIGHT)
     W, span = layer.weight.detach(), dense.flatten(1).T
     near = (span @ torch.linalg.pinv(span) @ W.flatten()).view_as(W)
     assert layer.weight_defect() == pytest.approx(float((W - near).norm() / W.norm()), abs=1e-10)
