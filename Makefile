@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv-bootstrap/bin/uv)
 RUN := $(UV) run --no-sync
 STAMP := .venv/.softeq-synced
 
-.PHONY: demo test test-slow test-core check bench wheel release-check clean
+.PHONY: demo test test-slow test-core check docs bench wheel release-check clean
 
 demo: $(STAMP)
 	$(RUN) softeq run modified-inertia --preset smoke --jobs 2 --out runs/demo
@@ -34,6 +34,11 @@ check: $(STAMP)
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(RUN) lint-imports
+
+# The site, from docs/ and the docstrings, into site/: open site/index.html.
+docs: $(STAMP)
+	$(UV) pip install --quiet --python .venv/bin/python 'mkdocs>=1.6' 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.27'
+	$(RUN) mkdocs build --strict --quiet
 
 bench: $(STAMP)
 	$(RUN) python -m benchmarks

@@ -1,7 +1,7 @@
 """The pages' code runs, prints what they show, and their links lead somewhere.
 
-A block of python that a block of text follows must print that text (``...`` stands for anything). The blocks of a page share
-one namespace. A page with ``<!-- not run: reason -->`` in front of a block has that block left out.
+A block of python that a block of text follows must print that text (``...`` stands for anything). The blocks of a page
+share one namespace. A page with ``<!-- not run: reason -->`` in front of a block has that block left out.
 """
 
 import contextlib
