@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from softeq.errors import SofteqError, SofteqWarning
 from softeq.experiments import cli_audit, cli_data
-from softeq.experiments.engine import provenance, record, registry, runner, work
+from softeq.experiments.engine import provenance, record, registry, work
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.show import plots, render, tables
 
@@ -31,6 +31,9 @@ RESULTS = "results"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of the console script; the exit code. ``argv`` is the command line without the program's name."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may have bytes that are no text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     if typer is None:
         _fail("the command line needs typer and rich: pip install 'softeq[experiments]'")
         return 2
@@ -121,6 +124,7 @@ def run(
     jobs: Annotated[int, typer.Option(help="Worker processes, which share torch's threads.")] = 1,
 ) -> None:
     """Train the variants that --out does not hold yet and record each; the same command resumes."""
+    from softeq.experiments.engine import runner
     from softeq.experiments.show.display import Tally, display
 
     chosen = registry.get(experiment)

@@ -17,7 +17,16 @@ try:
 except ImportError:  # `experiments.cli.main` says which extra is missing
     typer = None  # type: ignore[assignment]
 
+
+def _option(panel: str, words: str) -> Any:
+    """An option under a heading of the help; nothing where typer is not installed."""
+    return typer.Option(help=words, rich_help_panel=panel) if typer is not None else None
+
+
 EXAMPLE = "softeq audit tf_efficientnet_lite0 resnet50 --images demo --flows rotation,translation_x --layerwise"
+
+
+IMAGES, WEIGHTS, MEASURE = "Images", "The network", "What is measured"
 
 
 def audit(
@@ -27,24 +36,47 @@ def audit(
             metavar="MODEL...", help="timm names, packaged models (softeq list --models), or module:factory."
         ),
     ],
-    images: Annotated[str, typer.Option(help="demo (photographs that packages ship), noise, or a folder.")] = "demo",
+    images: Annotated[
+        str,
+        _option(
+            IMAGES, "demo (photographs that packages ship), noise, a folder, an image, or a list of images (.txt)."
+        ),
+    ] = "demo",
+    limit: Annotated[int, _option(IMAGES, "Images at most.")] = 100,
+    mean: Annotated[str | None, _option(IMAGES, "Per channel, as .485,.456,.406; the network's own if absent.")] = None,
+    std: Annotated[str | None, _option(IMAGES, "Per channel, as .229,.224,.225; the network's own if absent.")] = None,
+    size: Annotated[str | None, _option(IMAGES, "Pixels of the network's input, as 224 or 192x256 (H x W).")] = None,
+    crop: Annotated[
+        float | None, _option(IMAGES, "The share of the image's shorter side that the input shows.")
+    ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="pretrained, random, packaged, or a file; packaged where there are, else pretrained."),
+        _option(WEIGHTS, "pretrained, random, packaged, or a file; packaged where there are, else pretrained."),
     ] = None,
-    flows: Annotated[str | None, typer.Option(help="Some flows, as a,b; all nine if absent.")] = None,
-    norm: Annotated[
-        str, typer.Option(help="mean_square, mean_abs or relative; all three are recorded.")
-    ] = "mean_square",
-    output: Annotated[str, typer.Option(help="probabilities or logits, taken as invariant.")] = "probabilities",
+    weights_key: Annotated[
+        str | None,
+        _option(WEIGHTS, "The part of the file to take, as state_dict_ema; averaged weights first if absent."),
+    ] = None,
+    image_size: Annotated[int | None, _option(WEIGHTS, "Build a timm model for that size.")] = None,
+    num_classes: Annotated[int | None, _option(WEIGHTS, "Build a timm model for so many; 0: without its head.")] = None,
+    output: Annotated[
+        str,
+        _option(MEASURE, "probabilities, logits or vector (should not move); map or tokens (should move along)."),
+    ] = "probabilities",
+    pick: Annotated[
+        str | None, _option(MEASURE, "Of a network that returns several things one: a key, attribute or index.")
+    ] = None,
+    flows: Annotated[str | None, _option(MEASURE, "Some flows, as a,b; all nine if absent.")] = None,
+    norm: Annotated[str, _option(MEASURE, "Of the headline numbers; all norms are recorded.")] = "mean_square",
+    layerwise: Annotated[
+        bool, typer.Option("--layerwise", help="Also split the error over the modules.", rich_help_panel=MEASURE)
+    ] = False,
+    stencil: Annotated[str, _option(MEASURE, "bspline, fourier, central or reference.")] = "bspline",
+    boundary: Annotated[str, _option(MEASURE, "How images go on beyond their edge: mirror or periodic.")] = "mirror",
+    margin: Annotated[int, _option(MEASURE, "Pixels at the edge that do not move.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
     batch_size: Annotated[str, typer.Option(help="Images at once; auto halves on out-of-memory.")] = "auto",
-    limit: Annotated[int, typer.Option(help="Images at most.")] = 100,
-    stencil: Annotated[str, typer.Option(help="bspline, fourier, central or reference.")] = "bspline",
-    boundary: Annotated[str, typer.Option(help="How images go on beyond their edge: mirror or periodic.")] = "mirror",
-    margin: Annotated[int, typer.Option(help="Pixels at the edge that do not move.")] = 0,
-    layerwise: Annotated[bool, typer.Option("--layerwise", help="Also split the error over the modules.")] = False,
     seed: Annotated[int, typer.Option(help="Of random weights, noise, the control and the intervals.")] = 0,
     out: Annotated[Path, typer.Option(help="The folder of audit.jsonl, audit.csv and audit.html.")] = Path("runs"),
 ) -> None:
@@ -55,18 +87,26 @@ def audit(
 
     settings = Settings(
         images=images,
+        limit=limit,
+        mean=_numbers("mean", mean),
+        std=_numbers("std", std),
+        size=_size(size),
+        crop=crop,
         weights=weights,
+        weights_key=weights_key,
+        image_size=image_size,
+        num_classes=num_classes,
+        output=output,
+        pick=pick,
         flows=tuple(FLOWS) if flows is None else tuple(n for part in flows.split(",") if (n := part.strip())),
         norm=norm,
-        output=output,
-        device=device,
-        dtype=dtype,
-        batch_size=_batch_size(batch_size),
-        limit=limit,
+        layerwise=layerwise,
         stencil=stencil,
         boundary=boundary,
         margin=margin,
-        layerwise=layerwise,
+        device=device,
+        dtype=dtype,
+        batch_size=_batch_size(batch_size),
         seed=seed,
     )
     # torch's own, on the first use of forward mode; nothing that a user could do anything about
@@ -105,7 +145,7 @@ def _shown(names: list[str], settings: Any, out: Path) -> Any:
 
         def on_event(event: AuditEvent) -> None:
             show(event)
-            if event.reason:
+            if event.kind == "done" and event.reason:
                 _fail(f"{event.model}: {event.reason}")
 
         return run_audit(names, settings, out, on_event)
@@ -132,15 +172,33 @@ def _options(settings: Any) -> list[str]:
             continue
         words.append(f"--{field.name.replace('_', '-')}")
         if value is not True:
-            words.append(",".join(value) if isinstance(value, tuple) else str(value))
+            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return words
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SofteqValueError(f"{name}: expected numbers, as .485,.456,.406, got {text[:200]!r}") from error
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 6 for part in parts):
+        raise SofteqValueError(f"size: expected pixels, as 224 or 192x256 (H x W), got {text[:200]!r}")
+    return int(parts[0]), int(parts[-1])
 
 
 def _batch_size(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal():
-        raise SofteqValueError(f"batch-size: expected a number or auto, got {text!r}")
+    if not text.isdecimal() or len(text) > 18:
+        raise SofteqValueError(f"batch-size: expected a number or auto, got {text[:200]!r}")
     return int(text)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from softeq.errors import MissingExtraError
 from softeq.experiments.audit.batches import Batches, Meter
+from softeq.experiments.audit.picked import Picked, declared
 from softeq.experiments.audit.settings import Settings
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
@@ -21,6 +22,7 @@ from softeq.measure.layerwise import layerwise
 from softeq.measure.lee import local_equivariance_error
 from softeq.measure.loading.images import Images, accuracy
 from softeq.measure.loading.sources import Model
+from softeq.measure.motion.actions import Action
 from softeq.measure.motion.flows import FLOWS
 from softeq.measure.motion.stencils import STENCILS
 from softeq.measure.output import output_space
@@ -41,6 +43,7 @@ class Audit:
     model: Model
     images: Images
     settings: Settings
+    output: str | Action
     batches: Batches
     meter: Meter
 
@@ -54,7 +57,7 @@ class Audit:
                     self.model.module,
                     x,
                     flows,
-                    output=self.settings.output,
+                    output=self.output,
                     norm=self.settings.norm,
                     stencil=stencil,
                     boundary=self.settings.boundary,
@@ -92,7 +95,7 @@ class Audit:
                     self.model.module,
                     self.images.x[: self.settings.layerwise_images],
                     flow,
-                    output=self.settings.output,
+                    output=self.output,
                     stencil=self.settings.stencil,
                     boundary=self.settings.boundary,
                     margin=self.settings.margin,
@@ -106,8 +109,13 @@ class Audit:
         except NotMeasurable as error:
             return {"not_measurable": str(error)}
         functional_parts = {name for name, leaf in zip(result.names, result.leaf, strict=True) if not leaf}
+        inside = "network." if isinstance(self.model.module, Picked) else ""
         shares = [
-            [f"{name or 'the model'}{': between its modules' if name in functional_parts else ''}", share]
+            [
+                f"{name.removeprefix(inside) or 'the model'}"
+                f"{': between its modules' if name in functional_parts else ''}",
+                share,
+            ]
             for name, share in result.shares(flow).items()
         ]
         return {
@@ -140,7 +148,7 @@ class Audit:
         return {f: _map(mean[k], first[k]) for k, f in enumerate(flows)}
 
     def _gradient(self, x: Tensor) -> Tensor:
-        module = output_space(self.settings.output).on(self.model.module)
+        module = output_space(self.output).on(self.model.module)
         with measurable(module), self.meter.watching(self.model.module, _MAP), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             return torch.autograd.grad(module(leaf).amax(1).sum(), leaf)[0]
@@ -148,7 +156,7 @@ class Audit:
     def accuracy(self) -> float | None:
         """The share of the labelled images whose largest output is their label's; None without labels or classes."""
         labels = self.images.labels
-        if labels is None or self.model.classes is None:
+        if labels is None or self.model.classes is None or self.settings.output not in ("probabilities", "logits"):
             return None
 
         def guess(size: int, chunk: int | None) -> Tensor:
@@ -176,12 +184,14 @@ def measure_model(
     if settings.output == "probabilities" and getattr(model.module, "num_classes", None) == 0:
         raise NotMeasurable("the model has no class head, so it gives no probabilities: measure --output logits")
     x = images.x
+    output = declared(model, settings, x)
     extra = (len(STENCILS) - 1) * min(settings.stencil_images, len(x)) * _LEE
     layers = len(flows) * min(settings.layerwise_images, len(x)) * _LAYERS if settings.layerwise else 0.0
     audit = Audit(
         model,
         images,
         settings,
+        output,
         Batches(settings.batch_size, min(len(x), 64 if x.device.type == "cuda" else 4)),
         Meter(len(x) * (_LEE + _MAP) + extra + layers, tell),
     )
@@ -193,6 +203,7 @@ def measure_model(
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "labelled": 0 if images.labels is None else int((images.labels >= 0).sum()),
         "skipped": [[str(part) for part in entry] for entry in images.skipped],
+        "choices": list(model.choices),
         "directions": _directions(result),
         "image": _thumbnail(model, images),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from softeq.experiments.audit.run import AuditEvent
+from softeq.experiments.audit.recorder import AuditEvent
 from softeq.experiments.show.render import format_number
 
 QUIET_SECONDS = 20.0
@@ -32,6 +32,10 @@ class AuditTally:
         line = None
         if event.kind == "done":
             self.recorded += 1
+        elif event.kind == "wait":
+            line = f"{event.model}: another audit in this folder is at it, waiting for its records"
+        elif event.kind == "loaded":
+            line = f"{event.model}: {event.reason}"
         elif event.kind == "record":
             line = f"{event.model}/{event.flow}: {self._result(event)}, {event.seconds:.1f} s"
         elif event.kind == "step" and not self.bars and time.monotonic() - self.spoke >= QUIET_SECONDS:

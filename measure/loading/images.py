@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import re
+import os
 import struct
 import warnings
 import zlib
@@ -17,22 +16,19 @@ import torch
 from torch import Tensor
 
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
+from softeq.measure.loading.image_files import demo_files, drawn, listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from softeq.measure.loading.sources import Model
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MOST_PIXELS = 100_000_000
-_IMAGENET = 1000
 # What Pillow's decoders raise for files that are broken in one way or another.
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError),
     *(ZeroDivisionError, NotImplementedError, struct.error, zlib.error),
 )
-# Photographs among scikit-image's samples: no drawings, no textures, no microscopy.
-_PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "camera.png")
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,8 @@ def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int
     Args:
         source: ``"demo"`` (20 ImageNet images that foolbox ships, labelled for a model of 1000 classes, then
             scikit-image's photographs, without labels), ``"noise"`` (white noise around grey with a standard deviation
-            of 0.25, clipped to [0, 1]) or a folder: images in it, and in one folder per class.
+            of 0.25, clipped to [0, 1]), an image, a list of images (see `image_files.listed`) or a folder: images in
+            it, and in one folder per class.
             Class folders named by ImageNet synsets (``n01440764``) give labels for a model with as many classes as one
             of ImageNet's lists (1000 and up), those named by numbers are class indices, and others are numbered in
             alphabetical order if the model has as many classes.
@@ -69,7 +66,8 @@ def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int
 
     Raises:
         MissingExtraError: a package is not installed.
-        SofteqError: an absent or empty folder, or none of its files can be read; each file's reason is listed.
+        SofteqError: an absent or empty folder, none of its files can be read (each file's reason is listed), or there
+            is no memory for so many.
         SofteqValueError: a limit below 1.
     """
     if limit < 1:
@@ -77,9 +75,10 @@ def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int
     if str(source) == "noise":
         return _noise(model, limit, seed)
     if str(source) == "demo":
-        chosen = _demo(model.classes)[:limit]
+        chosen = demo_files(model.classes)[:limit]
     else:
-        chosen = _drawn(_folder(Path(source), model.classes), limit, seed)
+        chosen = drawn(listed(Path(source), model.classes), limit, seed)
+    _check_memory(len(chosen), model)
     images, labels, names, skipped = [], [], [], []
     for path, name, label in chosen:
         try:
@@ -96,74 +95,18 @@ def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int
     return Images(torch.stack(images), known if bool((known >= 0).any()) else None, names, skipped)
 
 
-File = tuple[Path, str, int]
-"""Path, name, label or -1."""
-
-
-def _demo(classes: int | None) -> list[File]:
-    shipped = _data_folder("foolbox")
-    files = []
-    for path in sorted(shipped.glob("imagenet_*_*")):
-        found = re.fullmatch(r"imagenet_(\d+)_(\d+)", path.stem)
-        if found:
-            files.append((path, path.name, int(found[2]) if classes == _IMAGENET else -1))
-    samples = _data_folder("skimage")
-    return files + [(samples / name, name, -1) for name in _PHOTOGRAPHS if (samples / name).exists()]
-
-
-def _data_folder(package: str) -> Path:
-    """The folder ``data`` of an installed package, which is not imported."""
-    found = importlib.util.find_spec(package)
-    folders = [Path(p) / "data" for p in (found.submodule_search_locations or [])] if found is not None else []
-    if not any(folder.is_dir() for folder in folders):
-        raise MissingExtraError(f"the demo images come with {package}: pip install 'softeq[audit]'")
-    return next(folder for folder in folders if folder.is_dir())
-
-
-def _folder(folder: Path, classes: int | None) -> list[File]:
-    if not folder.is_dir():
-        raise SofteqError(f"images: expected demo, noise or a folder, got {str(folder)!r}, which is none")
-    files = [(path, path.name, -1) for path in _images(folder)]
-    # Folders without images count too: the classes after them keep their numbers.
-    groups = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    for group, label in zip(groups, _labels([group.name for group in groups], classes), strict=True):
-        files += [(path, f"{group.name}/{path.name}", label) for path in _images(group)]
-    if not files:
-        raise SofteqError(f"images: {folder} holds no image ({', '.join(SUFFIXES)}), nor do folders in it")
-    return files
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-
-
-def _labels(names: list[str], classes: int | None) -> list[int]:
-    """Class indices of class folders, -1 for what is no class of the model."""
-    if classes is None:
-        return [-1] * len(names)
-    if all(re.fullmatch(r"n\d{8}", name) for name in names):
-        order = {name: i for i, name in enumerate(_synsets(classes))}
-        return [order.get(name, -1) for name in names]
-    if all(name.isdecimal() for name in names):
-        return [int(name) if int(name) < classes else -1 for name in names]
-    return list(range(len(names))) if len(names) == classes else [-1] * len(names)
-
-
-def _synsets(classes: int) -> list[str]:
-    """The synset names of the classes, in order; none where no list of ImageNet's has as many."""
+def _check_memory(count: int, model: Model) -> None:
+    """Refuse more images than the machine can hold beside what it computes with them."""
+    needed = 4 * count * len(model.mean) * math.prod(model.image_size)
     try:
-        from timm.data import ImageNetInfo, infer_imagenet_subset
-    except ImportError as error:
-        raise MissingExtraError("ImageNet's class folders need timm: pip install 'softeq[timm]'") from error
-    subset = infer_imagenet_subset({"num_classes": classes})
-    return [] if subset is None else list(ImageNetInfo(subset).label_names())
-
-
-def _drawn(files: list[File], limit: int, seed: int) -> list[File]:
-    if len(files) <= limit:
-        return files
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))
-    return [files[i] for i in sorted(order[:limit].tolist())]
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return
+    if 2 * needed > there:
+        raise SofteqError(
+            f"images: {count:,} of {model.image_size[0]} x {model.image_size[1]} pixels need {needed / 2**30:.3g} GiB,"
+            f" and this machine has {there / 2**30:.3g}: choose a smaller --limit"
+        )
 
 
 def read_image(path: str | Path) -> Image:
@@ -276,6 +219,7 @@ def _normalised(x: Tensor, model: Model) -> Tensor:
 def _noise(model: Model, count: int, seed: int) -> Images:
     generator = torch.Generator().manual_seed(seed)
     channels = len(model.mean)
+    _check_memory(count, model)
     x = (0.5 + 0.25 * torch.randn(count, channels, *model.image_size, generator=generator)).clamp(0, 1)
     return Images(_normalised(x, model), None, [f"noise {i}" for i in range(count)], [])
 

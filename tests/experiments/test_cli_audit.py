@@ -38,13 +38,16 @@ def test_an_audit_leaves_records_a_table_and_a_page(call, tmp_path):
     assert done.exit_code == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert re.fullmatch(r"toy_models:cnn/rotation: LEE \(mean_square\) \S+, \S+ of the control, \d+\.\d s", lines[0])
+    assert lines[0].startswith("toy_models:cnn: weights: as the factory made it; mean and std of the images: 0.5, as")
+    assert re.fullmatch(r"toy_models:cnn/rotation: LEE \(mean_square\) \S+, \S+ of the control, \d+\.\d s", lines[1])
     assert lines[-1] == "2 records in runs/audit.jsonl, 2 of them now; runs/audit.csv; open runs/audit.html"
     assert sorted(os.listdir(tmp_path / "runs")) == ["audit.csv", "audit.html", "audit.jsonl"]
     with open(tmp_path / "runs" / "audit.csv", newline="") as file:
         assert [row["flow"] for row in csv.DictReader(file)] == ["rotation", "scale"]
     again = call(MODEL)
-    assert again.stdout == "2 records in runs/audit.jsonl, 0 of them now; runs/audit.csv; open runs/audit.html\n"
+    assert again.stdout.endswith(
+        "\n2 records in runs/audit.jsonl, 0 of them now; runs/audit.csv; open runs/audit.html\n"
+    )
 
 
 def test_every_option_reaches_the_configuration(call, tmp_path):
@@ -87,7 +90,7 @@ def test_one_model_fails_and_the_others_go_on(call, tmp_path):
         ([MODEL, "--batch-size", "many"], "batch-size: expected a number or auto, got 'many'"),
         ([MODEL, "--batch-size", "0"], "batch-size: expected 1 or more, got 0"),
         ([MODEL, "--limit", "0"], "limit: expected 1 or more, got 0"),
-        ([MODEL, "--images", "nowhere"], "expected demo, noise or a folder, got 'nowhere'"),
+        ([MODEL, "--images", "nowhere"], "expected demo, noise, a folder, an image or a list of images, got 'nowhere'"),
         ([MODEL, "--images", "empty"], "empty holds no image"),
         ([MODEL, "--images", "torn"], "none of the 1 files in torn can be used: a.png: not a readable image"),
         ([MODEL, "--out", "file/runs"], "cannot write to the output folder file/runs"),
@@ -95,6 +98,24 @@ def test_one_model_fails_and_the_others_go_on(call, tmp_path):
         ([MODEL, "--weights", "packaged"], "has no packaged weights"),
         ([MODEL, "toy_models:wide", "--weights", "w.pt"], "weights: expected one model for the file w.pt, got 2"),
         (["toy_models:cnm"], "'toy_models' has no 'cnm'"),
+        (["toy_models:leaves"], r"toy_models:leaves\(\) ends the program \(sys.exit\(3\)\)"),
+        (["toy_models:" + 5000 * "x"], "has no 'xxx"),
+        ([5000 * "x"], r"timm has no 'x+\.\.\. \(5000 characters\)'"),
+        ([MODEL, "--images", 5000 * "x"], r"cannot read x+\.\.\. \(5000 characters\): File name too long"),
+        ([MODEL, "--out", 5000 * "x"], "cannot write to the output folder"),
+        ([MODEL, "--weights", 5000 * "x"], "expected pretrained, random, packaged or a file"),
+        ([MODEL, "--seed", str(2**70)], "seed: expected at most 9,223,372,036,854,775,807"),
+        ([MODEL, "--limit", "1000000000"], "limit: expected at most 100,000"),
+        ([MODEL, "--margin", "1000000000"], "margin: expected at most 100,000"),
+        ([MODEL, "--batch-size", 30 * "9"], "batch-size: expected a number or auto"),
+        ([MODEL, "--mean", ".5,.5"], "mean: expected 1 value or 3, one per channel of the network, got 2"),
+        ([MODEL, "--mean", "a"], "mean: expected numbers, as .485,.456,.406, got 'a'"),
+        ([MODEL, "--std", "0"], "std: expected numbers above 0"),
+        ([MODEL, "--size", "0"], "image_size: expected .* at least 1"),
+        ([MODEL, "--size", "224x224x3"], "size: expected pixels"),
+        ([MODEL, "--crop", "2"], "crop: expected a share"),
+        ([MODEL, "--weights-key", "ema"], "weights-key: expected --weights FILE beside it"),
+        ([MODEL, "--num-classes", "5"], "num-classes: expected a timm model"),
         (["nowhere:cnn"], "cannot import 'nowhere'"),
         (["toy_models:no_module"], "to return an nn.Module, got str"),
     ],
@@ -141,6 +162,111 @@ def test_a_module_in_the_current_folder_is_found(call, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     done = call("my_own_model:make")
     assert done.exit_code == 0, done.stderr
+
+
+def _record(tmp_path):
+    return record.read(tmp_path / "runs" / "audit.jsonl")[-1]
+
+
+def test_the_preparation_of_the_images_is_the_users(call, tmp_path):
+    given = ["--mean", ".1,.2,.3", "--std", ".4", "--size", "10x14", "--crop", ".8"]
+    assert call(MODEL, *given).exit_code == 0
+    config = _record(tmp_path)["config"]
+    assert (config["mean"], config["std"]) == ([0.1, 0.2, 0.3], [0.4] * 3)
+    assert (config["image_size"], config["crop"]) == ([10, 14], 0.8)
+    assert _record(tmp_path)["metrics"]["choices"] == []
+    assert call(MODEL).exit_code == 0
+    (told,) = _record(tmp_path)["metrics"]["choices"]
+    assert told.startswith("mean and std of the images: 0.5, as the network says nothing of it")
+    assert told in (tmp_path / "runs" / "audit.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "zero"),
+    [
+        (["--pick", "logits"], False),
+        (["--pick", "aux.0", "--output", "map"], False),
+        (["--pick", "aux.1", "--output", "tokens"], False),
+    ],
+    ids=["probabilities", "map", "tokens"],
+)
+def test_one_of_several_outputs_is_picked(call, tmp_path, options, zero):
+    done = call("toy_models:parts", *options, "--layerwise")
+    assert done.exit_code == 0, done.stderr
+    found = _record(tmp_path)
+    assert found["config"]["pick"] == options[1]
+    assert found["metrics"]["lee_mean"] > 0
+    assert "conv" in dict(found["metrics"]["layerwise"]["shares"])
+
+
+def test_a_map_that_moves_along_has_no_error(call, tmp_path):
+    flags = ("--images", "noise", "--limit", "2", "--flows", "translation_x,rotation", "--dtype", "float64")
+    options = ("--output", "map", "--norm", "relative", "--stencil", "fourier", "--boundary", "periodic")
+    assert call("toy_models:dense", *options, flags=flags).exit_code == 0
+    first, second = record.read(tmp_path / "runs" / "audit.jsonl")
+    assert first["metrics"]["lee_mean"] < 1e-20
+    assert second["metrics"]["lee_mean"] > 1e-3
+    assert first["config"]["mean"] == [0.5]
+
+
+def test_several_outputs_and_none_picked(call, tmp_path):
+    for options, words in (
+        ([], r"expected a tensor, got a dict with the keys logits, aux; choose one with --pick"),
+        (["--pick", "logit"], r"pick: no 'logit' in a dict with the keys logits, aux"),
+        (["--pick", "aux.7"], r"pick: no '7' in a list of 2"),
+        (["--pick", "aux.0"], r"got shape \(1, 4, 12, 16\): measure it with --output map"),
+        (["--pick", "aux.1"], r"got shape \(1, 192, 4\): measure it with --output tokens"),
+    ):
+        done = call("toy_models:parts", *options)
+        assert done.exit_code == 1
+        assert re.search(words, done.stdout), done.stdout
+
+
+def test_what_ends_the_program_in_forward_ends_one_model(call, tmp_path):
+    done = call("toy_models:leaves_in_forward", MODEL)
+    assert done.exit_code == 1
+    assert "toy_models:leaves_in_forward: the network ends the program (sys.exit(3))" in done.stderr
+    assert len(record.read(tmp_path / "runs" / "audit.jsonl")) == 2
+
+
+def test_a_file_name_that_is_no_text(call, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    Image.effect_noise((20, 20), 50).save(tmp_path / "pictures" / "good.png")
+    with open(os.path.join(os.fsencode(tmp_path), b"pictures", b"caf\xe9.png"), "wb") as file:
+        file.write(b"no image")
+    done = call(MODEL, flags=("--images", "pictures", "--flows", "rotation"))
+    assert _record(tmp_path)["metrics"]["skipped"][0][0] == "caf\\udce9.png"
+    assert "caf\\udce9.png" in (tmp_path / "runs" / "audit.html").read_text("utf-8")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_one_image_and_a_list(call, tmp_path):
+    from PIL import Image
+
+    for name, side in (("a.png", 20), ("b.avif", 24)):
+        Image.effect_noise((side, side), 50).save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("# two images\na.png\n\nb.avif\t3\n")
+    assert call(MODEL, flags=("--images", "a.png", "--flows", "rotation")).exit_code == 0
+    assert _record(tmp_path)["config"]["count"] == 1
+    assert call(MODEL, flags=("--images", "list.txt", "--flows", "rotation")).exit_code == 0
+    found = _record(tmp_path)
+    assert (found["config"]["count"], found["metrics"]["labelled"]) == (2, 1)
+
+
+def test_two_audits_in_one_folder_measure_nothing_twice(call, tmp_path, softeq, wait_for):
+    other = softeq("audit", "toy_models:slow", *FLAGS, cwd=tmp_path, TOY_DELAY="1")
+    wait_for(lambda: list((tmp_path / "runs" / ".claims").glob("*.lock")))
+    done = call("toy_models:slow", MODEL)
+    assert done.exit_code == 0, done.stderr
+    assert "toy_models:slow: another audit in this folder is at it" in done.stdout
+    assert other.wait(60) == 0
+    records = record.read(tmp_path / "runs" / "audit.jsonl")
+    assert sorted(r["variant"] for r in records) == sorted(
+        f"{m}/{f}" for m in (MODEL, "toy_models:slow") for f in ("rotation", "scale")
+    )
+    assert not (tmp_path / "runs" / ".claims").exists()
 
 
 def test_a_weights_file_is_used(call, tmp_path):

@@ -98,3 +98,50 @@ def slow():
 
 def no_module():
     return "a text"
+
+
+def leaves():
+    raise SystemExit(3)
+
+
+class _Leaves(_Toy):
+    def forward(self, x):
+        raise SystemExit(3)
+
+
+def leaves_in_forward():
+    return _Leaves()
+
+
+class _Parts(_Toy):
+    """Gives several things, as detectors and language models' vision parts do."""
+
+    mean, std = (0.4, 0.5, 0.6), 0.25
+
+    def forward(self, x):
+        features = self.act(self.conv(x))
+        return {"logits": self.head(features.mean((2, 3))), "aux": [features, features.flatten(2).mT]}
+
+
+def parts():
+    return _Parts()
+
+
+class _Equivariant(nn.Module):
+    """A map that moves along: a circular convolution; odd because the kernel must be on the grid."""
+
+    image_size = (12, 16)
+    mean = std = (0.5,)
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def dense():
+    return _Equivariant()

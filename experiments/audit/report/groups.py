@@ -24,11 +24,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from softeq.errors import SofteqError
+from softeq.errors import SofteqError, SofteqWarning
+from softeq.experiments.audit.report.checked import checked
 from softeq.measure.motion.flows import FLOWS
 
 EXPERIMENT = "audit"
@@ -91,14 +93,24 @@ def group_records(records: Sequence[AuditRecord]) -> list[Group]:
         SofteqError: when a record lacks its model or flow.
     """
     groups: dict[str, dict[str, dict[str, AuditRecord]]] = {}
-    for record in records:
-        if record.get("experiment") != EXPERIMENT:
+    for raw in records:
+        if raw.get("experiment") != EXPERIMENT:
             continue
+        record, wrong = checked(raw)
         config = record["config"]
-        if absent := [key for key in ("model", "flow") if key not in config]:
-            raise SofteqError(f"an audit record has no {absent[0]!r} in its configuration; expected model and flow")
+        if absent := [key for key in ("model", "flow") if not isinstance(config.get(key), str)]:
+            raise SofteqError(
+                f"an audit record has no text as {absent[0]!r} in its configuration; expected model and flow"
+            )
+        if wrong:
+            warnings.warn(
+                f"the record of {config['model']}/{config['flow']} has entries of another type than expected, which"
+                f" are left out: {', '.join(wrong)}",
+                SofteqWarning,
+                stacklevel=2,
+            )
         own = _key({key: config[key] for key in PER_MODEL if key in config})
-        groups.setdefault(_key(_shared(config)), {}).setdefault(own, {})[str(config["flow"])] = record
+        groups.setdefault(_key(_shared(config)), {}).setdefault(own, {})[config["flow"]] = record
     return [Group(json.loads(key), _labelled(models)) for key, models in groups.items()]
 
 
@@ -153,7 +165,13 @@ def csv_text(records: Sequence[AuditRecord]) -> str:
     return file.getvalue()
 
 
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the start of a formula; an apostrophe before it makes it text again."""
+
+
 def _cell(value: Any) -> Any:
     if value is None:
         return ""
+    if isinstance(value, str) and value[:1] in _FORMULAS:
+        return f"'{value}"
     return json.dumps(value, sort_keys=True) if isinstance(value, (bool, list, tuple, dict)) else value

@@ -136,6 +136,7 @@ def _model(group: Group, label: str, flows: Mapping[str, AuditRecord]) -> str:
     facts += (
         [] if accuracy is None else [f"accuracy {100 * accuracy:.1f} % on {m.get('labelled', '?')} labelled images"]
     )
+    facts += list(m.get("choices") or [])
     directions = m.get("directions") or {}
     words = "".join(
         f"<p>{which.capitalize()} equivariant affine direction: {escape(str(directions[which]['text']))}</p>"

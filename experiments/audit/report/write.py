@@ -40,7 +40,9 @@ def write_report(
 
 
 def _replace(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False, newline="") as trial:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", errors="backslashreplace", dir=path.parent, delete=False, newline=""
+    ) as trial:
         try:
             trial.write(text)
             trial.flush()

@@ -137,7 +137,7 @@ def test_what_is_recorded_is_not_measured_again(run):
     outcome, records, events = run("toy_models:cnn")
     assert outcome.held == ["toy_models:cnn/rotation"]
     assert outcome.recorded == ["toy_models:cnn/translation_x"]
-    assert [e.kind for e in events if e.kind != "step"] == ["start", "skip", "record", "done"]
+    assert [e.kind for e in events if e.kind != "step"] == ["start", "loaded", "skip", "record", "done"]
     assert len(records) == 2
     outcome, records, _ = run("toy_models:cnn", stencil="central")
     assert (len(outcome.held), len(outcome.recorded), len(records)) == (0, 2, 4)
@@ -202,7 +202,7 @@ def test_auto_halves_the_batch_until_it_fits(run):
     toy_models._Hungry.sizes.clear()
     outcome, records, _ = run("toy_models:hungry", limit=4)
     assert outcome.exit_code == 0
-    assert toy_models._Hungry.sizes[:4] == [4, 2, 1, 1]
+    assert toy_models._Hungry.sizes[:5] == [1, 4, 2, 1, 1]
     plain = [r["metrics"]["lee_mean"] for r in run("toy_models:cnn", limit=4)[1][2:]]
     assert [r["metrics"]["lee_mean"] for r in records] == pytest.approx(plain)
     fixed, _, _ = run("toy_models:hungry", limit=4, batch_size=2, seed=1)
@@ -274,7 +274,7 @@ def test_mistakes_are_found_before_any_model_is_loaded(run, tmp_path, monkeypatc
     ):
         with pytest.raises(SofteqValueError, match=words):
             run("toy_models:cnn", "toy_models:wide", **changes)
-    with pytest.raises(SofteqError, match="expected demo, noise or a folder"):
+    with pytest.raises(SofteqError, match="expected demo, noise, a folder, an image or a list"):
         run("toy_models:cnn", images=str(tmp_path / "nowhere"))
     if not torch.cuda.is_available():
         with pytest.raises(SofteqError, match="cuda was asked for"):

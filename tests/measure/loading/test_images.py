@@ -210,7 +210,7 @@ def test_broken_files_are_skipped_with_a_reason_and_the_rest_goes_on(tmp_path):
 def test_empty_and_absent_folders(tmp_path):
     with pytest.raises(SofteqError, match="holds no image"):
         load_images(tmp_path, model=model())
-    with pytest.raises(SofteqError, match="expected demo, noise or a folder"):
+    with pytest.raises(SofteqError, match="expected demo, noise, a folder, an image or a list"):
         load_images(tmp_path / "nothing", model=model())
     with pytest.raises(SofteqValueError, match="limit"):
         load_images("demo", model=model(), limit=0)

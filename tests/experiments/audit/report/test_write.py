@@ -211,7 +211,7 @@ def test_other_experiments_are_left_out_and_a_record_without_a_flow_is_refused()
     assert "There are no records" in _page().words
     broken = _record()
     broken["config"].pop("flow")
-    with pytest.raises(SofteqError, match="has no 'flow'"):
+    with pytest.raises(SofteqError, match="has no text as 'flow'"):
         group_records([broken])
 
 
@@ -331,3 +331,15 @@ def test_png_is_read_back_the_same():
     image = pytest.importorskip("PIL.Image")
     pixels = numpy.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=numpy.uint8)
     assert (numpy.asarray(image.open(io.BytesIO(png(pixels)))) == pixels).all()
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet():
+    rows = list(csv.DictReader(io.StringIO(csv_text([_record("=HYPERLINK(1)"), _record("@x"), _record("cnn")]))))
+    assert [row["model"] for row in rows] == ["'=HYPERLINK(1)", "'@x", "cnn"]
+    assert rows[0]["lee_mean"] == "0.25"
+
+
+def test_bytes_that_are_no_text_do_not_lose_the_report(tmp_path):
+    write_report([_record("caf\udce9", images="caf\udce9")], tmp_path)
+    assert "caf\\udce9" in (tmp_path / "audit.html").read_text("utf-8")
+    assert "caf\\udce9" in (tmp_path / "audit.csv").read_text("utf-8")

@@ -1,0 +1,93 @@
+"""One entry of what a network returns, and the action of that output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softeq.experiments.audit.settings import Settings
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.forward.prepare import measurable
+from softeq.measure.loading.sources import Model
+from softeq.measure.motion.actions import Action, infer_action
+
+
+class Picked(nn.Module):
+    """A network that returns one entry of what another returns.
+
+    Args:
+        network: the other.
+        entry: a key of a mapping, the name of an attribute, or an index; ``out.0`` goes deeper. A key that has dots
+            itself is tried whole first.
+    """
+
+    def __init__(self, network: nn.Module, entry: str) -> None:
+        super().__init__()
+        self.network, self.entry = network, entry
+
+    def forward(self, x: Tensor) -> Any:
+        """The entry of ``network(x)``.
+
+        Raises:
+            NotMeasurable: there is none; the message says what there is.
+        """
+        return _entry(self.network(x), self.entry)
+
+
+def _entry(output: Any, path: str) -> Any:
+    if isinstance(output, Mapping) and path in output:
+        return output[path]
+    found = output
+    for part in path.split("."):
+        try:
+            if isinstance(found, Mapping):
+                found = found[part] if part in found else found[int(part)]
+            elif isinstance(found, (list, tuple)) and part.lstrip("-").isdecimal():
+                found = found[int(part)]
+            elif isinstance(found, Tensor):
+                raise LookupError
+            else:
+                found = getattr(found, part)
+        except (LookupError, AttributeError, ValueError) as error:
+            raise NotMeasurable(f"pick: no {part!r} in {_held(found)}") from error
+    return found
+
+
+def _held(output: Any) -> str:
+    """What can be picked from an output."""
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}; leave --pick out"
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} with the keys {', '.join(map(str, list(output)[:10]))}"
+    if isinstance(output, (list, tuple)):
+        names = getattr(output, "_fields", None)
+        return f"a {type(output).__name__} of {len(output)}" + (f" ({', '.join(names)})" if names else "")
+    names = [name for name in vars(output) if not name.startswith("_")] if hasattr(output, "__dict__") else []
+    return f"a {type(output).__name__} with {', '.join(names[:10]) or 'nothing to pick'}"
+
+
+def declared(model: Model, settings: Settings, x: Tensor) -> str | Action:
+    """How the model's output moves, as `measure` takes it.
+
+    Raises:
+        NotMeasurable: tokens whose grid the shape does not show, or an output of several parts none of which is picked.
+    """
+    with measurable(model.module), torch.no_grad():
+        output = model.module(x[:1])
+    if not isinstance(output, Tensor):
+        raise NotMeasurable(f"output: expected a tensor, got {_held(output)}; choose one with --pick")
+    fitting = {4: "map", 3: "tokens"}.get(output.ndim)
+    if settings.output in ("probabilities", "logits") and fitting is not None:
+        raise NotMeasurable(
+            f"output: expected class {settings.output} (B, K), got shape {tuple(output.shape)}:"
+            f" measure it with --output {fitting}"
+        )
+    if settings.action is not None:
+        return settings.action
+    found = infer_action(output, x.shape, prefix=model.prefix_tokens or 0)
+    if not found.name.startswith("tokens"):
+        raise NotMeasurable(f"output: expected tokens (B, prefix + h * w, C), got shape {tuple(output.shape)}")
+    return found
