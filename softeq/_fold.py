@@ -22,11 +22,33 @@ def fold(model: nn.Module) -> nn.Module:
     return _replaced(model, lambda layer: layer.folded())
 
 
-def harden(model: nn.Module) -> nn.Module:
-    """A copy that keeps the equivariant pathway of every soft layer alone: exactly equivariant, and not anchored."""
-    hard = _replaced(model, lambda layer: layer.hardened())
+def harden(model: nn.Module, rung: str | None = None) -> nn.Module:
+    """A copy that keeps the equivariant pathway of every soft layer alone: exactly equivariant, and not anchored.
+
+    Args:
+        model: with soft layers.
+        rung: the name of a rung of the layers' ladders: then layers that have it keep the pathways down to it, so that
+            the copy is exactly equivariant under that rung's group. Layers without it keep the equivariant pathway.
+
+    Raises:
+        SofteqValueError: a layer without an equivariant pathway, or a rung that no layer has.
+    """
+    known = {name for _, layer in soft_layers(model) for name in _rungs(layer)}
+    if rung is not None and rung not in known:
+        raise SofteqValueError(f"rung: expected one of the layers' rungs, {sorted(known)}, got {rung!r}")
+    hard = _replaced(model, lambda layer: _hardened(layer, rung))
     forget_means(hard)
     return hard
+
+
+def _rungs(layer: nn.Module) -> list[str]:
+    return layer.rungs if isinstance(layer, MergedLayer) else []
+
+
+def _hardened(layer: SoftLayer, rung: str | None) -> nn.Module:
+    if rung is not None and isinstance(layer, MergedLayer) and rung in layer.rungs:
+        return layer.hardened_to(rung)
+    return layer.hardened()
 
 
 def weight_defect(model: nn.Module) -> dict[str, float]:

@@ -13,8 +13,7 @@ from torch import nn
 
 from softeq._param_groups import PROJECTED
 from softeq.errors import SofteqTypeError, SofteqValueError
-from softeq.linear import SoftLinear
-from softeq.pathways import EQUIVARIANT, RESIDUAL, MergedLayer, SoftLayer, soft_layers
+from softeq.pathways import RESIDUAL, MergedLayer, SoftLayer, soft_layers
 from softeq.prior import Prior
 
 if TYPE_CHECKING:
@@ -49,7 +48,8 @@ class PathwaySummary:
         pathway: ``"equivariant"``, a rung's name, ``"residual"``; or ``"projected"`` for a free weight that is both.
         parameters: how many numbers are stored.
         rank: how many of them are independent; fewer where a weight is stored whole and projected when it is used.
-        defect: of the layer's merged weight, on the first of its lines; ``None`` on the others, or where there is none.
+        defect: of the layer's merged weight from its constraint, on the first of its lines, and from a rung's group on
+            the rung's; else ``None``.
         precision: of the prior; ``None`` without a prior, a text for the projected form, which has two.
         nats: ``1/2 precision ||w - m||^2``; ``None`` without a prior.
         effective: how many parameters the data determine; ``None`` unless a rule has counted them.
@@ -196,7 +196,9 @@ def summary(model: nn.Module, prior: Prior | None = None, rule: Counting | None 
 def _rows(
     name: str, layer: SoftLayer, prior: Prior | None, seen: set[int], counted: dict[tuple[str, str], float]
 ) -> Iterator[PathwaySummary]:
-    defect = layer.weight_defect() if isinstance(layer, MergedLayer) else None
+    defects: dict[str, float] = {}
+    if isinstance(layer, MergedLayer):
+        defects = {next(iter(layer.pathways), PROJECTED): layer.weight_defect(), **layer.rung_defects()}
     precisions = None if prior is None else prior.of(name, layer.pathways)
     labels = {"layer": name, "kind": type(layer).__name__, "maps": _maps(layer)}
     for pathway, module in (layer.pathways or {PROJECTED: layer}).items():
@@ -206,14 +208,13 @@ def _rows(
             **labels,
             pathway=pathway,
             parameters=count,
-            rank=min(count, _rank(layer, pathway, count)),
-            defect=defect,
+            rank=min(count, _rank(layer, pathway, module)),
+            defect=defects.get(pathway),
             precision=None if precisions is None else _precision(pathway, precisions),
             nats=None if precisions is None else _nats(layer, pathway, precisions, seen),
             effective=counted.get((name, RESIDUAL if pathway == PROJECTED else pathway)),
         )
         seen.update(own)
-        defect = None  # of the layer, on its first line
 
 
 def _precision(pathway: str, precisions: dict[str, float]) -> float | str:
@@ -225,10 +226,10 @@ def _nats(layer: SoftLayer, pathway: str, precisions: dict[str, float], seen: se
     return float(layer.penalty(alone, set(seen)))
 
 
-def _rank(layer: SoftLayer, pathway: str, count: int) -> int:
-    if not isinstance(layer, SoftLinear) or pathway != EQUIVARIANT:
-        return count
-    return layer.projector.rank + (0 if layer.bias_projector is None else layer.bias_projector.rank)
+def _rank(layer: SoftLayer, pathway: str, module: nn.Module) -> int:
+    """Independent numbers among a pathway's parameters."""
+    spanned = ((layer.spanned(pathway, name), p.numel()) for name, p in module.named_parameters())
+    return sum(count if found is None else found.rank for found, count in spanned)
 
 
 def _maps(layer: nn.Module) -> str:

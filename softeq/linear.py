@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from softeq._ladder import Spanned
 from softeq._layout import linear
+from softeq._nested_groups import checked_groups, ladders_between
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.groups import Group
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
@@ -35,6 +38,8 @@ class SoftLinear(MergedLayer):
             prices its equivariant part and the rest apart (equal at the optimum of the split). Hard and none have one
             pathway in either.
         bias: whether there is a bias, with pathways of its own.
+        ladder: nested groups, that of the representations first, e.g. ``[O(3), O2eR3()]``: between the two pathways
+            there is one for each further group, under its name. For ``"soft"`` in the ``"pathways"`` parametrization.
 
     The equivariant weight is stored as an ordinary ``(out, in)`` matrix and projected in the forward pass. So a
     checkpoint does not depend on a choice of basis, and Adam sees the coordinates that it would see in a dense layer.
@@ -43,12 +48,19 @@ class SoftLinear(MergedLayer):
     standard ``nn.Linear`` (1/3 of the mean square input) -- projection alone would shrink it by rank / size. The
     residual weight is 1e-3 of a standard dense one, so that a soft layer starts at its hard twin, 0.1% away.
 
+    With a ladder, a rung holds the maps that are equivariant under its group and orthogonal to those of the groups
+    before it, as coordinates in an orthonormal basis, ``(rank,)``; the residual weight is stored whole and read as its
+    part outside all groups' maps. Each starts as that part of a dense layer of 1e-3 of the standard size.
+
     Raises:
-        SofteqValueError: unbound or empty reps, reps of different groups, an unknown constraint or parametrization.
+        SofteqTypeError: a ladder that is no list of groups.
+        SofteqValueError: unbound or empty reps, reps of different groups, an unknown constraint or parametrization; a
+            ladder of groups that are not nested, or have another dimension, or do not begin with the reps' group.
     """
 
     free_weight: nn.Parameter
     free_bias: nn.Parameter | None
+    _steps: tuple[Group, ...] = ()
 
     def __init__(
         self,
@@ -58,6 +70,7 @@ class SoftLinear(MergedLayer):
         constraint: str = "soft",
         parametrization: str = "pathways",
         bias: bool = True,
+        ladder: Sequence[Group] | None = None,
     ) -> None:
         super().__init__()
         names = pathways_of(constraint)
@@ -70,13 +83,29 @@ class SoftLinear(MergedLayer):
         self.bias_projector = EquivariantProjector(Scalar(rep_out.bound_group), rep_out) if bias else None
         self.pathways = nn.ModuleDict()
         self.projected = parametrization == "projected" and constraint == "soft"
+        self._climb(ladder, bias)
         starts = {name: self._start(name, bias, alone=len(names) == 1) for name in names}
         if self.projected:
             weights, biases = zip(*starts.values(), strict=True)
             self.free_weight = nn.Parameter(sum(weights[1:], weights[0]))
             self.register_parameter("free_bias", nn.Parameter(sum(biases[1:], biases[0])) if bias else None)
         else:
-            self.pathways.update({name: Weights(*start) for name, start in starts.items()})
+            order = [EQUIVARIANT, *self.rungs, RESIDUAL] if self.rungs else names
+            starts |= {rung: self._start(rung, bias, alone=False) for rung in self.rungs}
+            self.pathways.update({name: Weights(*starts[name]) for name in order})
+
+    def _climb(self, ladder: Sequence[Group] | None, bias: bool) -> None:
+        if ladder is None:
+            return
+        groups = checked_groups(ladder, self.rep_in.bound_group)
+        if self.projected:
+            raise SofteqValueError(
+                "ladder: expected parametrization='pathways', as one free weight has the precision of the whole split "
+                "in two; got 'projected'"
+            )
+        if self.constraint == "soft":
+            self._steps = groups[1:]
+            self.ladders = ladders_between(self.rep_in, self.rep_out, groups, bias=bias)
 
     def _start(self, name: str, bias: bool, alone: bool) -> tuple[Tensor, Tensor | None]:
         bound = 1 / math.sqrt(self.in_features)
@@ -86,7 +115,12 @@ class SoftLinear(MergedLayer):
             return weight, None if offset is None else self._project_bias(offset)
         factor = 1.0 if alone else RESIDUAL_START
         weight = torch.empty(self.out_features, self.in_features).uniform_(-bound, bound) * factor
-        return weight, None if offset is None else offset * factor
+        offset = None if offset is None else offset * factor
+        return self._part_of(name, "weight", weight), None if offset is None else self._part_of(name, "bias", offset)
+
+    def _part_of(self, pathway: str, part: str, whole: Tensor) -> Tensor:
+        """What a rung or the residual stores of a whole weight or bias."""
+        return whole if part not in self.ladders else self.ladders[part].part_of(pathway, whole)
 
     def _scale(self) -> Tensor:
         """Per output coordinate, what gives a projected standard normal weight the output variance of nn.Linear.
@@ -105,10 +139,20 @@ class SoftLinear(MergedLayer):
     def signature(self) -> str:
         """See ``SoftLayer.signature``."""
         group = self.rep_in.bound_group
-        return f"{self.rep_in!r} -> {self.rep_out!r} [{group.fingerprint[:12]}]"
+        rungs = "".join(
+            f" > {rung} [{group.fingerprint[:12]}]" for rung, group in zip(self.rungs, self._steps, strict=False)
+        )
+        return f"{self.rep_in!r} -> {self.rep_out!r} [{group.fingerprint[:12]}]{rungs}"
 
     def _merged_part(self, part: str) -> Tensor | None:
         return getattr(self, f"free_{part}") if self.projected else super()._merged_part(part)
+
+    def spanned(self, pathway: str, part: str) -> Spanned | None:
+        """See ``SoftLayer.spanned``: the equivariant weight is stored whole."""
+        projector = self.projector if part == "weight" else self.bias_projector
+        if pathway != EQUIVARIANT or projector is None:
+            return super().spanned(pathway, part)
+        return Spanned(projector if part == "weight" else self._project_bias, projector.rank)
 
     def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
         """``base + P(own)``."""
@@ -169,8 +213,15 @@ class SoftLinear(MergedLayer):
 
     @staticmethod
     @torch.no_grad()
-    def from_linear(linear: nn.Linear, rep_in: Rep, rep_out: Rep, *, parametrization: str = "pathways") -> SoftLinear:
-        """The soft layer that computes what this ``nn.Linear`` does: ``P(W)`` equivariant, ``W - P(W)`` residual.
+    def from_linear(
+        linear: nn.Linear,
+        rep_in: Rep,
+        rep_out: Rep,
+        *,
+        parametrization: str = "pathways",
+        ladder: Sequence[Group] | None = None,
+    ) -> SoftLinear:
+        """The soft layer that computes what this ``nn.Linear`` does: ``P(W)`` equivariant, ``W - P(W)`` the rest.
 
         Raises:
             SofteqTypeError: no ``nn.Linear``.
@@ -182,22 +233,25 @@ class SoftLinear(MergedLayer):
             raise SofteqValueError(
                 f"linear: expected {rep_in.size} -> {rep_out.size} features for these representations, got {linear}"
             )
-        soft = SoftLinear(rep_in, rep_out, parametrization=parametrization, bias=linear.bias is not None)
+        soft = SoftLinear(rep_in, rep_out, parametrization=parametrization, bias=linear.bias is not None, ladder=ladder)
         soft = soft.to(linear.weight.device, linear.weight.dtype).train(linear.training)
         if soft.projected:
             soft.free_weight.copy_(linear.weight)
             if soft.free_bias is not None:
                 soft.free_bias.copy_(linear.bias)
             return soft
-        own, free = soft.pathway(EQUIVARIANT), soft.pathway(RESIDUAL)
-        own.weight.copy_(soft.projector(linear.weight))
-        free.weight.copy_(linear.weight - own.weight)
-        if own.bias is not None and free.bias is not None:
-            own.bias.copy_(soft._project_bias(linear.bias))
-            free.bias.copy_(linear.bias - own.bias)
+        weight, bias = linear.weight, linear.bias
+        nearest = soft.projector(weight), None if bias is None else soft._project_bias(bias)
+        for name in soft.pathways:
+            pathway = soft.pathway(name)
+            off = name != EQUIVARIANT
+            pathway.weight.copy_(soft._part_of(name, "weight", weight - nearest[0]) if off else nearest[0])
+            if bias is not None:
+                pathway.bias.copy_(soft._part_of(name, "bias", bias - nearest[1]) if off else nearest[1])
         return soft
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""
         form = "projected" if self.projected else "pathways"
-        return f"{self.rep_in!r} -> {self.rep_out!r}, constraint={self.constraint!r}, parametrization={form!r}"
+        ladder = f", ladder={[EQUIVARIANT, *self.rungs]}" if self.rungs else ""
+        return f"{self.rep_in!r} -> {self.rep_out!r}, constraint={self.constraint!r}, parametrization={form!r}{ladder}"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from softeq._kernels import squared_norm
+from softeq._ladder import Ladder, Spanned
 from softeq._means import forget_means, make_room, means_within
+from softeq._penalty import pathway_penalty
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.reps import Rep
 
@@ -124,12 +126,24 @@ class SoftLayer(nn.Module, ABC):
             SofteqValueError: there is none.
         """
         self.kept_pathway()
-        others = [pathway for name, pathway in self.pathways.items() if name != EQUIVARIANT]
+        return self._keeping([EQUIVARIANT])
+
+    def _keeping(self, names: Sequence[str]) -> Any:
+        others = [pathway for name, pathway in self.pathways.items() if name not in names]
         hard = copy.deepcopy(self, {id(pathway): nn.Identity() for pathway in others})  # they may be large
-        hard.pathways = nn.ModuleDict({EQUIVARIANT: hard.pathways[EQUIVARIANT]}).train(self.training)
+        hard.pathways = nn.ModuleDict({name: hard.pathways[name] for name in names}).train(self.training)
         hard.constraint = "hard"
         forget_means(hard)
         return hard
+
+    def spanned(self, pathway: str, part: str) -> Spanned | None:
+        """What a parameter that is stored with redundant coordinates stands for; ``None`` where every number counts.
+
+        Args:
+            pathway: a key of ``pathways``.
+            part: the parameter's name in that pathway.
+        """
+        return None
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -155,7 +169,19 @@ class MergedLayer(SoftLayer):
 
     Where the pathways are `Weights`, a subclass says how the equivariant one's numbers become a weight (``expand``),
     what the nearest equivariant weight is (``nearest``), and what plain layer it equals (``folded``).
+
+    A layer with a ladder of nested symmetries has a pathway per rung between the two, see ``softeq._ladder``.
+
+    Attributes:
+        ladders: the rungs' spaces by part, ``"weight"`` and ``"bias"``; empty without a ladder.
     """
+
+    ladders: Mapping[str, Ladder] = MappingProxyType({})
+
+    @property
+    def rungs(self) -> list[str]:
+        """The names of the ladder's rungs, the largest group's first; empty without a ladder."""
+        return list(self.ladders["weight"].rungs) if self.ladders else []
 
     @property
     def weight(self) -> Tensor:
@@ -172,6 +198,8 @@ class MergedLayer(SoftLayer):
 
     def _merged_part(self, part: str) -> Tensor | None:
         own, free = (getattr(self.pathway(name), part, None) for name in PATHWAYS)
+        if part in self.ladders:
+            free = self.ladders[part].merged(self.pathways, part, free)
         return free if own is None else self.expand(part, own, free)
 
     def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
@@ -206,6 +234,40 @@ class MergedLayer(SoftLayer):
         nearest = self.nearest(weight)
         return relative_defect((weight - nearest).square().sum(), nearest.square().sum())
 
+    @torch.no_grad()
+    def rung_defects(self) -> dict[str, float]:
+        """Per rung ``||W - P(W)|| / ||W||``, P onto all that is equivariant under that rung's group; in float64."""
+        weight = self.weight.double()
+        nearest = {rung: self.ladders["weight"].within[rung].nearest(weight) for rung in self.rungs}
+        return {rung: relative_defect((weight - w).square().sum(), w.square().sum()) for rung, w in nearest.items()}
+
+    def hardened(self) -> SoftLayer:
+        """See ``SoftLayer.hardened``; without the ladder."""
+        hard: Any = super().hardened()
+        hard.ladders = {}
+        return hard
+
+    def hardened_to(self, rung: str) -> MergedLayer:
+        """A copy that is exactly equivariant under a rung's group: the equivariant pathway and the rungs down to it.
+
+        Raises:
+            SofteqValueError: the layer has no such rung.
+        """
+        if rung not in self.rungs:
+            raise SofteqValueError(f"rung: expected one of {self.rungs}, got {rung!r}")
+        self.kept_pathway()
+        names = [EQUIVARIANT, *self.rungs[: self.rungs.index(rung) + 1]]
+        hard: MergedLayer = self._keeping(names)
+        hard.ladders = {part: ladder.up_to(rung) for part, ladder in self.ladders.items()}
+        return hard
+
+    def spanned(self, pathway: str, part: str) -> Spanned | None:
+        """Of the residual beside a ladder: what lies outside all rungs."""
+        if pathway != RESIDUAL or part not in self.ladders:
+            return None
+        ladder = self.ladders[part]
+        return Spanned(ladder.rest, ladder.rest_rank)
+
 
 class Weights(nn.Module):
     """One pathway of a layer: a weight, and a bias or none."""
@@ -236,28 +298,3 @@ def soft_layers(model: nn.Module) -> Iterator[tuple[str, SoftLayer]]:
         if isinstance(module, SoftLayer) and not name.startswith(inside or ("\0",)):
             inside += (f"{name}." if name else "",)
             yield name, module
-
-
-def squared_distance_of(
-    parameters: Iterator[nn.Parameter], means: Mapping[int, Tensor], seen: set[int]
-) -> Tensor | None:
-    """``sum ||w - m||^2`` over parameters that are not in ``seen``, which they then join; ``None`` if there is none."""
-    total: Tensor | None = None
-    for parameter in parameters:
-        if id(parameter) in seen:
-            continue
-        seen.add(id(parameter))
-        square = squared_norm(parameter if id(parameter) not in means else parameter - means[id(parameter)])
-        total = square if total is None else total + square
-    return total
-
-
-def pathway_penalty(layer: SoftLayer, precisions: Mapping[str, float], seen: set[int]) -> Tensor:
-    """``1/2 sum over pathways of precision ||w - m||^2``, every parameter once."""
-    terms = []
-    means = layer.prior_means()
-    for name, pathway in layer.pathways.items():
-        square = squared_distance_of(pathway.parameters(), means, seen)
-        if square is not None:
-            terms.append(0.5 * precisions[name] * square)
-    return torch.stack(terms).sum() if len(terms) > 1 else (terms[0] if terms else torch.zeros(()))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from softeq.linear import SoftLinear
-from softeq.pathways import EQUIVARIANT, RESIDUAL, SoftLayer
+from softeq.pathways import RESIDUAL, SoftLayer
 from softeq.prior import Prior, soft_layers
 from softeq.solve import EquivariantProjector
 
@@ -84,22 +84,11 @@ def _of_layer(layer: SoftLayer) -> Iterator[_Found]:
         return
     for pathway, module in layer.pathways.items():
         for name, parameter in module.named_parameters():
-            projector = _stored_projected(layer, pathway, name)
-            if projector is None:
+            spanned = layer.spanned(pathway, name)
+            if spanned is None:
                 yield pathway, parameter, None, None, parameter.numel()
             else:
-                yield pathway, parameter, None, _onto(projector), projector.rank
-
-
-def _stored_projected(layer: SoftLayer, pathway: str, name: str) -> EquivariantProjector | None:
-    """The projector through which a layer reads this parameter, which has therefore more entries than dimensions."""
-    if isinstance(layer, SoftLinear) and pathway == EQUIVARIANT:
-        return layer.projector if name == "weight" else layer.bias_projector
-    return None
-
-
-def _onto(projector: EquivariantProjector) -> Callable[[Tensor], Tensor]:
-    return lambda value: projector(value.reshape(projector.shape)).view_as(value)
+                yield pathway, parameter, None, spanned.project, spanned.rank
 
 
 def precisions_of(charges: list[Charge], prior: Prior, elsewhere: float = 0.0) -> list[dict[str, float]]:

@@ -204,7 +204,7 @@ def _solve(
     # Everything times rate: G = D, r and e times rate. A huge r then overflows nothing.
     r, e = r * metric.rate, e * metric.rate
     solved = z * (size / (size + r))
-    blocks = projector._blocks()
+    blocks = projector._blocks(size)
     flat = solved.reshape(-1)
     start = 0
     for (g, basis), (z_block, _) in zip(blocks.gather(size), blocks.gather(z), strict=True):
