@@ -17,19 +17,35 @@ from typing import Any
 import torch
 import torch.overrides
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from softeq.measure.errors import NotMeasurable
 
 # A rule takes the operation and its arguments, some of them Duals, and returns what the operation returns.
 Rule = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 # Tangents that are worked out when they are asked for; a batch normalisation that follows scales the weights first.
 Pending = Callable[[Tensor | None], Sequence[Tensor]]
 
-RULES: dict[Any, Rule] = {}  # by torch.ops.aten's overload packet; filled by measure.dual_rules
+RULES: dict[Any, Rule] = {}  # by torch.ops.aten's overload packet, None for all others; filled by rules and unruled
 FUNCTIONS: dict[Any, Callable[..., Any]] = {}  # by torch function; NotImplemented leaves it to RULES
 
 
+# What turns a tensor's values into Python's, and with them loses the derivative without a word.
+NUMBERS = frozenset(
+    (Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__complex__, Tensor.__format__, Tensor.__index__)
+)
+# What gives away a tensor's memory, which a Dual does not have.
+MEMORY = frozenset(
+    (Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage, Tensor.storage, Tensor.__dlpack__)
+)
+
+
+def through_numbers(name: str) -> str:
+    """The reason why what passes through Python numbers has no derivative."""
+    return f"f turns its data into Python numbers ({name}), through which no derivative passes; keep them in tensors"
+
+
 class Unfollowed(Exception):
-    """The operation cannot be followed by Duals."""
+    """The operation cannot be followed by Duals; other ways may take it."""
 
 
 class Dual(Tensor):
@@ -75,6 +91,10 @@ class Dual(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Functions with a rule of their own; the others reach `__torch_dispatch__` in parts."""
         given = dict(kwargs or {})
+        if func in NUMBERS:
+            raise NotMeasurable(through_numbers(f"Tensor.{func.__name__}"))
+        if func in MEMORY:
+            raise Unfollowed(f"f hands its data to something else than torch (Tensor.{func.__name__})")
         if func in FUNCTIONS:
             found = FUNCTIONS[func](*args, **given)
             if found is not NotImplemented:
@@ -92,7 +112,7 @@ def follow(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The operation on Duals."""
     if func._schema.is_mutable:
         return _in_place(func, args, kwargs)
-    return RULES.get(func.overloadpacket, by_jvp)(func, args, kwargs)
+    return RULES.get(func.overloadpacket, RULES[None])(func, args, kwargs)
 
 
 def at(value: Any, direction: int | None) -> Any:
@@ -120,25 +140,6 @@ def wrapped(value: Any, tangents: Sequence[Any]) -> Any:
         return type(value)(wrapped(v, [t[i] for t in tangents]) for i, v in enumerate(value))
     continuous = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
     return Dual(value, tangents) if continuous else value
-
-
-def by_jvp(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Any operation, by torch's own forward mode, a direction at a time."""
-    leaves, structure = pytree.tree_flatten((list(args), kwargs))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Dual)]
-    duals = [leaves[i] for i in places]
-
-    def plain(*moved: Tensor) -> Any:
-        filled = list(leaves)
-        for i, value in zip(places, moved, strict=True):
-            filled[i] = value
-        positional, named = pytree.tree_unflatten(filled, structure)
-        return func(*positional, **named)
-
-    primals = tuple(dual.primal for dual in duals)
-    with torch.overrides.enable_reentrant_dispatch(), torch.no_grad():
-        found = [torch.func.jvp(plain, primals, t) for t in zip(*(dual.tangents for dual in duals), strict=True)]
-    return wrapped(found[0][0], [pair[1] for pair in found])
 
 
 def _in_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

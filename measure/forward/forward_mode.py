@@ -1,24 +1,30 @@
 """Tangents pushed through a function together.
 
-By measure.dual, at the cost of about one forward pass per direction; or by torch.func.jvp under vmap, which takes about
-twice that and is what the tests hold the former against.
+By measure.forward.dual, at the cost of about one forward pass per direction; or by torch.func.jvp under vmap, which
+takes about twice that and is what the tests hold the former against; or by two backward passes, for what leaves torch
+inside an autograd.Function with a backward of its own (measure.forward.reverse).
 """
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softeq.errors import SofteqValueError
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.functions import push_duals
 from softeq.measure.forward.prepare import measurable
+from softeq.measure.forward.reverse import NoReverse, check_by_differences, forward_over_reverse
+from softeq.measure.forward.state import Kept, unchanged
+from softeq.measure.forward.watch import Watch
 
-ENGINES = ("auto", "dual", "vmap")
+ENGINES = ("auto", "dual", "vmap", "reverse")
 _log = logging.getLogger(__name__)
 
 
@@ -39,31 +45,28 @@ def push_forward(
         directions: (k, B, ...), tangents at x.
         select: picks the tensor out of what f returns.
         chunk: directions at once; None: all.
-        engine: "dual" (measure.dual), "vmap" (torch.func), or "auto": the former, and the latter where f does something
-            that the former cannot follow. They give the same numbers, but for `detach`, at which "vmap" stops.
+        engine: "dual" (measure.forward.dual), "vmap" (torch.func), "reverse" (two backward passes, held against
+            central differences), or "auto": the first of them that can follow f. They give the same numbers, but for
+            `detach`, at which "vmap" stops and for which "reverse" refuses.
 
     Returns:
         The value (B, ...) and the derivatives (k, B, ...), detached.
 
     Raises:
         SofteqValueError: chunk < 1, or an unknown engine.
-        NotMeasurable: the output is no floating tensor, or not finite, or f has no forward-mode derivative.
+        NotMeasurable: the output is no floating tensor, or not finite, or f has no derivative that can be taken; the
+            message names the operation. f, its modules and the random number generators are left as they were.
     """
     if chunk is not None and chunk < 1:
         raise SofteqValueError(f"chunk: expected at least one direction at a time, got {chunk}")
     if engine not in ENGINES:
         raise SofteqValueError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
 
-    def selected(z: Tensor) -> Tensor:
-        return _tensor(select(f(z)))
-
     size = min(chunk or len(directions), len(directions))
-    pieces = []
-    for part in directions.split(size):
-        drawn = _random_state(x)
-        pieces.append(_push(f, selected, x, part, engine))
-        if any(not torch.equal(a, b) for a, b in zip(drawn, _random_state(x), strict=True)):
-            raise NotMeasurable("f draws random numbers, so it has no derivative; make it deterministic")
+    with unchanged(f) as kept:
+        pieces = []
+        for part in directions.split(size):
+            pieces.append(_push(_Pushed(f, select, kept), x, part, engine))
     value = pieces[0][0]
     if not value.isfinite().all():
         rows = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist() if value.ndim > 1 else []
@@ -71,65 +74,116 @@ def push_forward(
     return value, torch.cat([found for _, found in pieces])
 
 
-def _push(
-    f: Callable[[Tensor], Any], selected: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor, engine: str
-) -> tuple[Tensor, Tensor]:
-    if engine != "vmap":
+@dataclass(frozen=True)
+class _Pushed:
+    """A function with what reads its output, and the state that it must not draw from."""
+
+    f: Callable[[Tensor], Any]
+    select: Callable[[Any], Any]
+    kept: Kept
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _tensor(self.select(self.f(x)))
+
+    def wide(self) -> Callable[[Tensor], Tensor]:
+        """The same on float64, a module as a copy."""
+        f = copy.deepcopy(self.f).double() if isinstance(self.f, nn.Module) else self.f
+        return lambda x: _tensor(self.select(f(x)))
+
+
+def _push(pushed: _Pushed, x: Tensor, directions: Tensor, engine: str) -> tuple[Tensor, Tensor]:
+    errors: list[Exception] = []
+    for name in _PUSH if engine == "auto" else (engine,):
         try:
-            with measurable(f, fused=True), torch.no_grad():
-                return push_duals(selected, x, directions)
+            with measurable(pushed.f, fused=name == "dual"), torch.no_grad():
+                found = _PUSH[name](pushed, x, directions)
+                if pushed.kept.drew():
+                    raise NotMeasurable("f draws random numbers, so it has no derivative; make it deterministic")
+                return found
+        except NoReverse as error:
+            errors.append(error)
         except (NotMeasurable, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            if engine == "dual":
-                raise
             # Whatever it was, an error of f itself comes again, and then reaches the caller.
-            _log.debug("by vmap of jvp instead of duals: %s", error)
-    with measurable(f), torch.no_grad():
-        return _push_vmap(selected, x, directions)
+            _log.debug("%s: %s", name, error)
+            errors.append(error)
+    if engine == "dual":
+        raise errors[0]
+    with measurable(pushed.f), torch.no_grad():
+        pushed(x)  # raises where f itself is at fault
+    raise _refusal(errors) from errors[-1]
 
 
-def _push_vmap(f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def _push_vmap(f: _Pushed, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     def one(direction: Tensor) -> tuple[Tensor, Tensor]:
         pair = torch.func.jvp(f, (x,), (direction,))
         return pair[0], pair[1]
 
-    try:
+    with Watch():
         if len(directions) == 1:
             value, found = one(directions[0])
             return value, found[None]
         values, found = torch.func.vmap(one)(directions)
-    except (RuntimeError, NotImplementedError) as error:
-        reason = _reason(str(error))
-        if reason is None:
-            raise
-        raise NotMeasurable(f"{reason} ({str(error).splitlines()[0][:200]})") from error
     return values[0], found
 
+
+def _push_reverse(f: _Pushed, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    along = [(direction,) for direction in directions]
+
+    def several(z: Tensor) -> tuple[Tensor]:
+        return (f(z),)
+
+    (value,), found = forward_over_reverse(several, (x,), along)
+    wide = f.wide()
+    check_by_differences(several, lambda z: (wide(z),), (x,), along, found)
+    return value, torch.stack([tangents[0] for tangents in found])
+
+
+_PUSH: dict[str, Callable[[_Pushed, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "dual": push_duals,
+    "vmap": _push_vmap,
+    "reverse": _push_reverse,
+}
 
 _REASONS = (  # what torch's messages contain, and what that means here
     (("autograd.Function",), "f uses a torch.autograd.Function without a forward-mode rule (setup_context and jvp)"),
     (("forward AD", "forward-mode"), "f uses an operation without a forward-mode derivative"),
     (("randomness",), "f draws random numbers, so it has no derivative; make it deterministic"),
     (("captured Tensor",), "f writes into a tensor from outside of it"),
-    (("data pointer", "have storage"), "f hands its data to something else than torch"),
+    (
+        ("flex_attention",),
+        "f uses flex_attention, which has no forward mode; use scaled_dot_product_attention",
+    ),
+    (("data pointer", "have storage", "not allocated", "numpy()"), "f hands its data to something else than torch"),
     (("vmap",), "f does not run on several tangents at once; chunk=1 pushes them one at a time"),
 )
 
 
-def _reason(message: str) -> str | None:
-    """What stands in the way, in words, if the message is about differentiation and not about something else."""
-    return next((reason for words, reason in _REASONS if any(word in message for word in words)), None)
+def _refusal(errors: Sequence[Exception]) -> NotMeasurable:
+    """What stands in the way, in words, from the errors of the ways that were tried; f itself runs."""
+    tried = [error for error in errors if not isinstance(error, NoReverse)] or list(errors)
+    for words, reason in _REASONS:
+        for error in tried:
+            if any(word in str(error) for word in words):
+                return NotMeasurable(f"{reason} ({_first_line(error)})")
+    return NotMeasurable(
+        f"f runs, but nothing takes its derivative: {type(tried[0]).__name__}, {_first_line(tried[0])}"
+    )
 
 
-def _random_state(x: Tensor) -> list[Tensor]:
-    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(x.device)] if x.is_cuda else [])
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _tensor(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise NotMeasurable(
             f"the output is a {type(output).__name__}; measure.Pick(entry, action) says which tensor in it to measure"
+        )
+    if output.is_complex():
+        raise NotMeasurable(
+            f"the output is of {output.dtype}; measure real numbers: torch.view_as_real(output), or output.abs()"
         )
     if not output.is_floating_point():
         raise NotMeasurable(f"the output is of {output.dtype}, which has no derivative; measure what comes before it")

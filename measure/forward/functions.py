@@ -85,7 +85,18 @@ def _differentiated_inside(operands: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
 
 
+def _truth(x: Tensor) -> bool:
+    """A condition is a step: constant but at its jumps, so that nothing is lost."""
+    return bool(at(x, None))
+
+
+def _whole(x: Tensor) -> int:
+    """A whole number is a step, too."""
+    return int(at(x, None))
+
+
 FUNCTIONS.update({F.scaled_dot_product_attention: _attention, F.pad: _pad})
+FUNCTIONS.update({Tensor.__bool__: _truth, Tensor.is_nonzero: _truth, torch.is_nonzero: _truth, Tensor.__int__: _whole})
 
 
 def push_duals(f: Callable[[Tensor], Any], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,16 @@ single sample, and activations in place would write into what the derivative sti
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from softeq.measure.forward.state import unchanged
 
 F = TypeVar("F", bound=Callable[..., Any])
 _IN_PLACE, _FUSED = "inplace", "fused_attn"  # flags of torch's activations, of timm's attention
@@ -32,37 +35,47 @@ def math_attention() -> Iterator[None]:
 
 @contextmanager
 def measurable(model: F, *, fused: bool = False) -> Iterator[F]:
-    """The model in evaluation mode, its parameters constant, nothing in place, attention by plain matrix products.
+    """The model in evaluation mode, its parameters constant, nothing in place, nothing compiled, attention by products.
 
-    Every module's mode, every parameter's `requires_grad`, every flag and the backends' settings are restored on exit,
-    also after an error. A callable that is no module gets `math_attention` alone.
+    On exit, also after an error, everything is as it was: see measure.forward.state. A callable that is no module is
+    not prepared; the modules that it refers to are left as they were too.
 
     Args:
         model: a module (changed for the length of the block) or any callable.
         fused: leave timm's modules their call of torch's attention function, for who follows that call itself.
     """
-    if not isinstance(model, nn.Module):
-        with math_attention():
+    with unchanged(model), math_attention(), _eager():
+        if isinstance(model, nn.Module):
+            with _prepared(model, (_IN_PLACE,) if fused else (_IN_PLACE, _FUSED)):
+                yield model
+        else:
             yield model
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    off = (_IN_PLACE,) if fused else (_IN_PLACE, _FUSED)
-    flags = [(m, name) for m in model.modules() for name in off if getattr(m, name, False) is True]
+
+
+@contextmanager
+def _prepared(model: nn.Module, off: tuple[str, ...]) -> Iterator[None]:
+    training = model.training
     try:
-        model.eval()
-        for parameter in learnt:
-            parameter.requires_grad_(False)
-        for module, name in flags:
-            setattr(module, name, False)
-        with math_attention():
-            yield model
+        with suppress(NotImplementedError):  # an exported program has the mode in which it was exported
+            model.eval()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+        for module in model.modules():
+            for name in off:
+                if getattr(module, name, False) is True:
+                    setattr(module, name, False)
+        yield
     finally:
-        for module, name in flags:
-            setattr(module, name, True)
-        for parameter in learnt:
-            parameter.requires_grad_(True)
-        if modes[0][1]:  # a model may do more in train() than to set flags
-            model.train()
-        for module, mode in modes:
-            module.training = mode
+        if training and not model.training:
+            model.train()  # a model may do more in it than to set flags, which come back with the rest
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Compiled functions run as they were written: a compiler does not see what is done to every operation."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

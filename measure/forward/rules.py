@@ -14,7 +14,19 @@ import torch
 import torch.overrides
 from torch import Tensor
 
-from softeq.measure.forward.dual import RULES, Dual, Rule, Unfollowed, any_dual, at, by_jvp, values, wrapped
+from softeq.measure.errors import NotMeasurable
+from softeq.measure.forward.dual import (
+    RULES,
+    Dual,
+    Rule,
+    Unfollowed,
+    any_dual,
+    at,
+    through_numbers,
+    values,
+    wrapped,
+)
+from softeq.measure.forward.unruled import by_torch, refusal
 
 aten = torch.ops.aten
 
@@ -32,7 +44,8 @@ _ELEMENTWISE = """
     exp expm1 log log1p sqrt rsqrt reciprocal abs sin cos erf pow clamp clamp_min clamp_max
 """
 _FRESH = "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_empty_strided"
-_CONSTANT = "eq ne lt le gt ge isnan isfinite argmax argmin _local_scalar_dense"
+_CONSTANT = "eq ne lt le gt ge isnan isfinite argmax argmin"
+_STEPS = "heaviside floor_divide"  # constant but at their jumps; torch has no derivative for them
 
 
 def rules(names: str) -> Callable[[Rule], Rule]:
@@ -49,7 +62,7 @@ def rules(names: str) -> Callable[[Rule], Rule]:
 def _linear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, *rest = args
     if any_dual(rest):
-        return by_jvp(func, args, kwargs)
+        return by_torch(func, args, kwargs)
     return wrapped(func(x.primal, *rest, **kwargs), [func(t, *rest, **kwargs) for t in x.tangents])
 
 
@@ -66,6 +79,20 @@ def _fresh(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return Dual(out, lambda _: [torch.zeros_like(out) for _ in pattern.tangents]) if out.is_floating_point() else out
 
 
+@rules(_STEPS)
+def _steps(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    out = func(*values(args), **kwargs)
+    count = next(len(v.tangents) for v in args if isinstance(v, Dual))
+    return wrapped(out, [torch.zeros_like(out)] * count)
+
+
+@rules("_local_scalar_dense")
+def _number(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if args[0].is_floating_point() or args[0].is_complex():
+        raise NotMeasurable(through_numbers("float(), .item() or a tensor in the place of a number"))
+    return func(*values(args))
+
+
 @rules("as_strided")
 def _any_places(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     raise Unfollowed("as_strided reads the memory behind a tensor, which its tangents do not share")
@@ -75,7 +102,7 @@ def _any_places(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 def _elementwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, *rest = args
     if not isinstance(x, Dual) or not x.is_floating_point() or any(isinstance(v, Tensor) for v in rest):
-        return by_jvp(func, args, kwargs)
+        return by_torch(func, args, kwargs)
     with torch.overrides.enable_reentrant_dispatch(), torch.enable_grad():
         leaf = x.primal.detach().requires_grad_()
         out = func(leaf, *rest, **kwargs)
@@ -136,7 +163,7 @@ def _bilinear(func: Any, a: Any, b: Any, add: Callable[[Tensor, Tensor], Tensor]
 def _quotient(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     a, b = args
     if kwargs or not isinstance(a, Dual):  # with rounding, or the less common case
-        return by_jvp(func, args, kwargs)
+        return by_torch(func, args, kwargs)
     out = func(*values(args))
     if isinstance(b, Dual):
         pairs = zip(a.tangents, b.tangents, strict=True)
@@ -148,7 +175,7 @@ def _quotient(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _affine_map(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     bias, a, weight = args
     if kwargs or not isinstance(a, Dual) or any_dual((bias, weight)):
-        return by_jvp(func, args, kwargs)
+        return by_torch(func, args, kwargs)
     return Dual(func(bias, a.primal, weight), [torch.mm(t, weight) for t in a.tangents])
 
 
@@ -157,7 +184,7 @@ def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     """The tangents wait: a batch normalisation that follows scales the weights instead of them."""
     x, weight, bias, *rest = args
     if kwargs or any_dual((weight, bias)):
-        return by_jvp(func, args, kwargs)
+        return by_torch(func, args, kwargs)
     out, sources = func(x.primal, weight, bias, *rest), x.tangents
     written, transposed = [t._version for t in sources], rest[3]
 
@@ -179,7 +206,7 @@ def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     x, *others = args
     variance = named["running_var"]
     if named.get("training", False) or variance is None or any_dual(others):
-        return by_jvp(func, args, kwargs)
+        return by_torch(func, args, kwargs)
     out, *statistics = func(x.primal, *others, **kwargs)
     scale = (variance + named.get("eps", named.get("epsilon"))).rsqrt().to(out.dtype)
     if named["weight"] is not None:
@@ -195,14 +222,15 @@ def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 def _layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, shape, weight, bias, eps = args
     if any_dual((weight, bias)):
-        return by_jvp(func, args, kwargs)
+        return by_torch(func, args, kwargs)
     out, mean, rstd = func(x.primal, shape, weight, bias, eps)
     primal, tangents = x.primal.contiguous(), []
     for t in x.tangents:
         parts = (t.contiguous(), primal, shape, mean, rstd, None, None, [True, False, False])
         plain = aten.native_layer_norm_backward(*parts)[0]
         tangents.append(plain if weight is None else plain.mul_(weight))
-    return Dual(out, tangents), mean, rstd
+    lost = refusal(func._schema.name, "gives its statistics no derivative")
+    return Dual(out, tangents), Dual(mean, lost), Dual(rstd, lost)
 
 
 @rules("_softmax _safe_softmax")
@@ -210,7 +238,7 @@ def _softmax(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, axis, *rest = args
     out = func(x.primal, axis, *rest, **kwargs)
     if out.dtype != x.dtype:
-        return by_jvp(func, args, kwargs)
+        return by_torch(func, args, kwargs)
     return Dual(out, [aten._softmax_backward_data(t, out, axis, out.dtype) for t in x.tangents])
 
 

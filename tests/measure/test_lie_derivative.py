@@ -343,9 +343,10 @@ def test_an_entry_of_the_output():
         (lambda y: y.flatten(1).argmax(1), "torch.int64, which has no derivative"),
         (lambda y: y.log(), r"NaN or infinite entries \(samples \[0, 1\]\)"),
         (lambda y: y + torch.rand(8), "random numbers"),
-        (lambda y: BUFFER.copy_(y) * 1, "writes into a tensor from outside"),
+        (lambda y: BUFFER.copy_(y.detach()) * y, "writes into a tensor from outside"),
         (lambda y: y * float(y.numpy().sum()), "something else than torch"),
-        (lambda y: y * len(y.unique()), "without a forward-mode derivative"),
+        (lambda y: y * y.unique().sum(), "aten::_unique2, which has no forward-mode derivative"),
+        (lambda y: y * float(y.sum()), "Python numbers"),
     ],
 )
 def test_not_measurable(f, message):
@@ -356,7 +357,8 @@ def test_not_measurable(f, message):
 @pytest.mark.parametrize(
     ("f", "twin"),
     [
-        (lambda y: y * float(y.sum().item() * 0 + 2), lambda y: 2 * y),
+        (lambda y: y * (2 if y.sum() > 0 or y.mean() else 3) + int(y.max()) * y, lambda y: (2 + int(y.max())) * y),
+        (lambda y: y * len(y.unique()), lambda y: y * y.numel()),
         (lambda y: y[y > 0], lambda y: y * (y > 0)),
         (lambda y: torch.stack([image.mul_(2) for image in y.clone()]), lambda y: 2 * y),
     ],

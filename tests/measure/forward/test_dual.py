@@ -55,7 +55,7 @@ FUNCTIONS = {
     "aliases": aliases,
     "chains and branches": chains_and_branches,
     "by the fallback": by_the_fallback,
-    "looks at its data": lambda x: x[x > 0] * float(x.sum().item() > 0 or 2) if bool((x > 5).any()) else x * len(x),
+    "looks at its data": lambda x: x[x > 0] * (1 if x.sum() > 0 else 2) if bool((x > 5).any()) else x * len(x),
     "a gradient inside": lambda x: _slope(x),
     "complex": lambda x: torch.fft.ifft2(torch.fft.fft2(x) * torch.polar(x.new_ones(6), x.new_ones(6))).abs(),
     "complex parts": lambda x: torch.view_as_real(torch.fft.rfft(x) ** 2).sum(-1),
