@@ -101,10 +101,12 @@ class Ladder:
     Attributes:
         rungs: per rung what it adds to those before it.
         within: per group of the ladder, the layer's own first under ``"equivariant"``, all that is equivariant.
+        groups: per rung a text that tells its group from others, for a state dict's metadata.
     """
 
     rungs: Mapping[str, BlockSpace]
     within: Mapping[str, BlockSpace]
+    groups: Mapping[str, str]
 
     def up_to(self, rung: str) -> Ladder:
         """The ladder that ends with this rung."""
@@ -112,6 +114,7 @@ class Ladder:
         return Ladder(
             {name: self.rungs[name] for name in names},
             {name: space for name, space in self.within.items() if name not in self.rungs or name in names},
+            {name: self.groups[name] for name in names},
         )
 
     def rest(self, weight: Tensor) -> Tensor:
@@ -139,17 +142,36 @@ class Ladder:
         return total
 
 
-def ladder_of(shape: tuple[int, ...], constants: Constants, names: Sequence[str]) -> Ladder:
+Ladders = Mapping[str, Ladder]
+"""By part of a layer, ``"weight"`` and ``"bias"``; empty without a ladder."""
+
+
+def part_of(ladders: Ladders, pathway: str, part: str, whole: Tensor) -> Tensor:
+    """What a rung, or the residual, stores of a whole weight or bias; all of it where there is no ladder."""
+    return ladders[part].part_of(pathway, whole) if part in ladders else whole
+
+
+def signature_of(ladders: Ladders) -> str:
+    """What a layer's signature says of its ladder."""
+    return "".join(f" > {name} [{group}]" for name, group in ladders["weight"].groups.items()) if ladders else ""
+
+
+def described(ladders: Ladders) -> str:
+    """What ``print(layer)`` says of its ladder."""
+    return f", ladder={list(ladders['weight'].within)}" if ladders else ""
+
+
+def ladder_of(shape: tuple[int, ...], constants: Constants, groups: Mapping[str, str]) -> Ladder:
     """The spaces that `spaces` has made.
 
     Args:
         shape: of a weight.
         constants: with the tensors.
-        names: of the layer's own constraint and of the rungs.
+        groups: the names of the layer's own constraint and of the rungs; a text that tells each group from others.
     """
-    within = {name: BlockSpace(shape, constants, f"within_{level}") for level, name in enumerate(names)}
-    rungs = {name: BlockSpace(shape, constants, f"rung_{level}") for level, name in enumerate(names) if level}
-    return Ladder(rungs, within)
+    within = {name: BlockSpace(shape, constants, f"within_{level}") for level, name in enumerate(groups)}
+    rungs = {name: BlockSpace(shape, constants, f"rung_{level}") for level, name in enumerate(groups) if level}
+    return Ladder(rungs, within, {name: groups[name] for name in rungs})
 
 
 def spaces(blocks: Iterable[tuple[Tensor, Levels]], tolerance: float = _EXACT) -> dict[str, Tensor]:

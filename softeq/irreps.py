@@ -6,6 +6,7 @@ e3nn (Geiger, Smidt, arXiv 2207.09453) is imported where a layer is built. Its e
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softeq._constants import Constants
+from softeq._ladder import described, part_of, signature_of
+from softeq._nested_irreps import irreps_ladders
 from softeq.errors import MissingExtraError, SofteqTypeError, SofteqValueError
+from softeq.groups import Group
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
@@ -133,6 +137,8 @@ class SoftO3Linear(MergedLayer):
             ``(..., irreps_out.dim)``, in e3nn's layout; the same irrep may occur in several places.
         constraint: ``"soft"``, ``"hard"`` (what e3nn's ``o3.Linear`` computes) or ``"none"``.
         bias: whether there is a bias; its equivariant part is on the even scalars (``0e``) alone.
+        ladder: nested subgroups of O(3), that one first, e.g. ``[O(3), O2eR3()]``: between the two pathways there is
+            one for each further group, under its name: maps that the groups before do not allow, in coordinates.
 
     The equivariant weight is stored as coordinates in an orthonormal basis, ``(rank,)``, and the residual one as
     ``(out, in)``, so that both are priced by the Frobenius norm of the map that they are.
@@ -143,10 +149,19 @@ class SoftO3Linear(MergedLayer):
 
     Raises:
         MissingExtraError: e3nn is not installed.
-        SofteqValueError: bad irreps or an unknown constraint.
+        SofteqTypeError: a ladder that is no list of groups.
+        SofteqValueError: bad irreps, an unknown constraint, a ladder that is not nested or does not begin with O(3).
     """
 
-    def __init__(self, irreps_in: Any, irreps_out: Any, *, constraint: str = "soft", bias: bool = True) -> None:
+    def __init__(
+        self,
+        irreps_in: Any,
+        irreps_out: Any,
+        *,
+        constraint: str = "soft",
+        bias: bool = True,
+        ladder: Sequence[Group] | None = None,
+    ) -> None:
         super().__init__()
         names = pathways_of(constraint)
         self.irreps_in, self.irreps_out = as_irreps(irreps_in, "irreps_in"), as_irreps(irreps_out, "irreps_out")
@@ -161,15 +176,19 @@ class SoftO3Linear(MergedLayer):
             weight = normal * self.projector.start.to(normal.device)
             offset = _uniform(self.bias_projector.rank, bound) if self.bias_projector is not None else None
             self.pathways[EQUIVARIANT] = Weights(weight, offset)
-        if RESIDUAL in names:
-            factor = bound * (1.0 if len(names) == 1 else RESIDUAL_START)
-            weight = _uniform((self.out_features, self.in_features), factor)
-            self.pathways[RESIDUAL] = Weights(weight, _uniform(self.out_features, factor) if bias else None)
+        factor = bound * (1.0 if len(names) == 1 else RESIDUAL_START)
+        ladders = None if ladder is None else irreps_ladders(self.irreps_in, self.irreps_out, ladder, bias=bias)
+        if ladders is not None and constraint == "soft":
+            self.ladders = ladders
+        for name in (*self.rungs, *(name for name in names if name == RESIDUAL)):
+            weight = part_of(self.ladders, name, "weight", _uniform((self.out_features, self.in_features), factor))
+            offset = part_of(self.ladders, name, "bias", _uniform((self.out_features,), factor)) if bias else None
+            self.pathways[name] = Weights(weight, offset)
 
     @property
     def signature(self) -> str:
         """See ``SoftLayer.signature``."""
-        return f"{self.irreps_in.simplify()} -> {self.irreps_out.simplify()}"
+        return f"{self.irreps_in.simplify()} -> {self.irreps_out.simplify()}{signature_of(self.ladders)}"
 
     def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
         """``base`` plus the map, or the bias, with these coordinates."""
@@ -223,7 +242,7 @@ class SoftO3Linear(MergedLayer):
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""
-        return f"{self.irreps_in} -> {self.irreps_out}, constraint={self.constraint!r}"
+        return f"{self.irreps_in} -> {self.irreps_out}, constraint={self.constraint!r}{described(self.ladders)}"
 
 
 def _uniform(shape: int | tuple[int, ...], bound: float) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from softeq._ladder import Spanned
+from softeq._ladder import Spanned, described, part_of, signature_of
 from softeq._layout import linear
 from softeq._nested_groups import checked_groups, ladders_between
 from softeq.errors import SofteqTypeError, SofteqValueError
@@ -60,7 +60,6 @@ class SoftLinear(MergedLayer):
 
     free_weight: nn.Parameter
     free_bias: nn.Parameter | None
-    _steps: tuple[Group, ...] = ()
 
     def __init__(
         self,
@@ -104,7 +103,6 @@ class SoftLinear(MergedLayer):
                 "in two; got 'projected'"
             )
         if self.constraint == "soft":
-            self._steps = groups[1:]
             self.ladders = ladders_between(self.rep_in, self.rep_out, groups, bias=bias)
 
     def _start(self, name: str, bias: bool, alone: bool) -> tuple[Tensor, Tensor | None]:
@@ -116,11 +114,9 @@ class SoftLinear(MergedLayer):
         factor = 1.0 if alone else RESIDUAL_START
         weight = torch.empty(self.out_features, self.in_features).uniform_(-bound, bound) * factor
         offset = None if offset is None else offset * factor
-        return self._part_of(name, "weight", weight), None if offset is None else self._part_of(name, "bias", offset)
-
-    def _part_of(self, pathway: str, part: str, whole: Tensor) -> Tensor:
-        """What a rung or the residual stores of a whole weight or bias."""
-        return whole if part not in self.ladders else self.ladders[part].part_of(pathway, whole)
+        return part_of(self.ladders, name, "weight", weight), None if offset is None else part_of(
+            self.ladders, name, "bias", offset
+        )
 
     def _scale(self) -> Tensor:
         """Per output coordinate, what gives a projected standard normal weight the output variance of nn.Linear.
@@ -139,10 +135,8 @@ class SoftLinear(MergedLayer):
     def signature(self) -> str:
         """See ``SoftLayer.signature``."""
         group = self.rep_in.bound_group
-        rungs = "".join(
-            f" > {rung} [{group.fingerprint[:12]}]" for rung, group in zip(self.rungs, self._steps, strict=False)
-        )
-        return f"{self.rep_in!r} -> {self.rep_out!r} [{group.fingerprint[:12]}]{rungs}"
+        maps = f"{self.rep_in!r} -> {self.rep_out!r}"
+        return f"{maps} [{group.fingerprint[:12]}]{signature_of(self.ladders)}"
 
     def _merged_part(self, part: str) -> Tensor | None:
         return getattr(self, f"free_{part}") if self.projected else super()._merged_part(part)
@@ -245,13 +239,13 @@ class SoftLinear(MergedLayer):
         for name in soft.pathways:
             pathway = soft.pathway(name)
             off = name != EQUIVARIANT
-            pathway.weight.copy_(soft._part_of(name, "weight", weight - nearest[0]) if off else nearest[0])
+            pathway.weight.copy_(part_of(soft.ladders, name, "weight", weight - nearest[0]) if off else nearest[0])
             if bias is not None:
-                pathway.bias.copy_(soft._part_of(name, "bias", bias - nearest[1]) if off else nearest[1])
+                pathway.bias.copy_(part_of(soft.ladders, name, "bias", bias - nearest[1]) if off else nearest[1])
         return soft
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""
         form = "projected" if self.projected else "pathways"
-        ladder = f", ladder={[EQUIVARIANT, *self.rungs]}" if self.rungs else ""
-        return f"{self.rep_in!r} -> {self.rep_out!r}, constraint={self.constraint!r}, parametrization={form!r}{ladder}"
+        how = f"constraint={self.constraint!r}, parametrization={form!r}{described(self.ladders)}"
+        return f"{self.rep_in!r} -> {self.rep_out!r}, {how}"
