@@ -23,6 +23,7 @@ from softeq.pathways import (
     RESIDUAL_START,
     MergedLayer,
     Weights,
+    check_dtype,
     pathways_of,
 )
 
@@ -137,7 +138,11 @@ class Couplings(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The coefficients, ``(edge coordinates, channel coordinates, out)``."""
-        return self.constants.on(self.like)["weight"].to(self.like.dtype)
+        return self.like_that_of(self.like)
+
+    def like_that_of(self, other: Tensor) -> Tensor:
+        """The coefficients on the device and in the dtype of another tensor."""
+        return self.constants.on(other)["weight"].to(other.dtype)
 
 
 class SoftChannelwise(MergedLayer):
@@ -175,9 +180,13 @@ class SoftChannelwise(MergedLayer):
         """See ``SoftLayer.signature``."""
         return f"{self.irreps_in1} x {self.irreps_in2} -> {self.irreps_out}"
 
-    def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
-        """``base`` plus the coefficients."""
-        return own if base is None else base + own
+    def _merged_part(self, part: str) -> Tensor | None:
+        if part == "bias":
+            return None
+        own, free = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)
+        if own is None or free is None:
+            return own.weight if free is None else free.weight
+        return own.like_that_of(free.weight) + free.weight
 
     def nearest(self, weight: Tensor) -> Tensor:
         """Every block of the output may draw on every pair of inputs that reaches it."""
@@ -191,7 +200,10 @@ class SoftChannelwise(MergedLayer):
 
     def forward(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         """``(E, channels, in1)``, ``(E, in2)`` and w, ``(E, channels, out)``, to ``(E, channels, out)``."""
-        return channelwise(x, y, scale, self.weight)
+        weight = self.weight if RESIDUAL in self.pathways else self.pathway(EQUIVARIANT).like_that_of(x)
+        for name, given in (("x", x), ("y", y), ("scale", scale)):
+            check_dtype(given, weight, name)
+        return channelwise(x, y, scale, weight)
 
     @torch.no_grad()
     def folded(self) -> nn.Module:

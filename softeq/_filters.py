@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from softeq._constants import Constants
 from softeq._planar import filters_between, invariants_of
+from softeq._planar_types import PlaneType
 
 if TYPE_CHECKING:
     from escnn.group import Representation
-    from escnn.gspaces import GSpace
 
 
 class Fields:
@@ -43,8 +43,7 @@ class FilterBasis(nn.Module):
     """Coordinates of the equivariant filters between two lists of fields, in an orthonormal basis.
 
     Args:
-        rep_in, rep_out: the fields' representations.
-        gspace: their group and how it acts on the plane.
+        type_in, type_out: the fields, of one group.
         kernel_size, dilation: of the filter, in taps.
         options: for escnn's ``R2Conv``, see ``softeq._planar.OPTIONS``.
 
@@ -56,17 +55,16 @@ class FilterBasis(nn.Module):
 
     def __init__(
         self,
-        rep_in: Sequence[Representation],
-        rep_out: Sequence[Representation],
-        gspace: GSpace,
+        type_in: PlaneType,
+        type_out: PlaneType,
         kernel_size: int,
         dilation: int,
         options: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        fields_in, fields_out = Fields(rep_in), Fields(rep_out)
+        fields_in, fields_out = Fields(type_in.representations), Fields(type_out.representations)
         chosen = tuple((name, _hashable(value)) for name, value in sorted(options.items()))
-        self.constants = Constants.of(_filters, tuple(rep_in), tuple(rep_out), gspace, kernel_size, dilation, chosen)
+        self.constants = Constants.of(_filters, type_in, type_out, kernel_size, dilation, chosen)
         exact = self.constants.exact
         self.ranks = {
             (b, a): len(exact[f"block_{b}_{a}"])
@@ -74,7 +72,6 @@ class FilterBasis(nn.Module):
             for a in range(len(fields_in.kinds))
         }
         self.shape = (fields_out.size, fields_in.size, kernel_size, kernel_size)
-        # Without the representations: escnn's objects neither pickle nor need a copy in every layer.
         self.kinds_in = [(kind.size, n) for kind, n in zip(fields_in.kinds, fields_in.copies, strict=True)]
         self.kinds_out = [(kind.size, n) for kind, n in zip(fields_out.kinds, fields_out.copies, strict=True)]
         self.rank = sum(n * rank for n, _, _, rank in self._blocks())
@@ -143,9 +140,9 @@ class BiasBasis(nn.Module):
         rank: how many there are.
     """
 
-    def __init__(self, rep_out: Sequence[Representation], gspace: GSpace) -> None:
+    def __init__(self, type_out: PlaneType) -> None:
         super().__init__()
-        self.constants = Constants.of(_biases, tuple(rep_out), gspace)
+        self.constants = Constants.of(_biases, type_out)
         self.rank = len(self.constants.exact["rows"])
 
     def expand(self, coordinates: Tensor) -> Tensor:
@@ -158,20 +155,19 @@ class BiasBasis(nn.Module):
 
 
 def _filters(
-    rep_in: Sequence[Representation],
-    rep_out: Sequence[Representation],
-    gspace: GSpace,
+    type_in: PlaneType,
+    type_out: PlaneType,
     kernel_size: int,
     dilation: int,
     options: Sequence[tuple[str, Any]],
 ) -> dict[str, Tensor]:
     """Per pair of kinds of field its filters, flat; and the channels' order where they are not sorted by kind."""
-    sides = {"in": Fields(rep_in), "out": Fields(rep_out)}
+    sides = {"in": Fields(type_in.representations), "out": Fields(type_out.representations)}
     own = {name: list(value) if isinstance(value, tuple) else value for name, value in options}
     found: dict[str, Tensor] = {}
     for b, out in enumerate(sides["out"].kinds):
         for a, inn in enumerate(sides["in"].kinds):
-            filters = filters_between(inn, out, gspace, kernel_size, dilation, own)
+            filters = filters_between(inn, out, type_in.gspace, kernel_size, dilation, own)
             found[f"block_{b}_{a}"] = filters.flatten(1)
     for name, fields in sides.items():
         if fields.order is not None:
@@ -184,6 +180,6 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _biases(rep_out: Sequence[Representation], gspace: GSpace) -> dict[str, Tensor]:
-    own = {kind: invariants_of(kind, gspace) for kind in dict.fromkeys(rep_out)}
-    return {"rows": torch.block_diag(*(own[rep] for rep in rep_out))}
+def _biases(type_out: PlaneType) -> dict[str, Tensor]:
+    own = {kind: invariants_of(kind, type_out.gspace) for kind in dict.fromkeys(type_out.representations)}
+    return {"rows": torch.block_diag(*(own[rep] for rep in type_out.representations))}

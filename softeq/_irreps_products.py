@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softeq._constants import Constants
+from softeq._irreps_paths import PathProducts
 from softeq.bilinear import even_pairs
 from softeq.composite import Sum
 from softeq.errors import SofteqValueError
@@ -20,6 +21,7 @@ from softeq.pathways import (
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
+    check_dtype,
     pathways_of,
 )
 
@@ -58,6 +60,7 @@ class SoftGate(SoftLayer):
         """``(..., irreps_in.dim)`` to ``(..., irreps_out.dim)``."""
         if x.shape[-1:] != (self.in_features,):  # not by way of Irreps, which torch.compile cannot guard
             check_irreps_width(x, self.irreps_in)
+        check_dtype(x, next(self.parameters(), None))
         outputs = [pathway(x) for pathway in self.pathways.values()]
         return sum(outputs[1:], outputs[0])
 
@@ -142,14 +145,14 @@ class SoftTensorProduct(SoftLayer):
         self.in_features = ((self.irreps_in1.dim,), (self.irreps_in2.dim,))
         self.kind, self.constraint, self.external_weights = kind, constraint, external_weights
         wanted = as_irreps(irreps_out, "irreps_out")
-        product: Any = _product(self.irreps_in1, self.irreps_in2, wanted, kind, external_weights)
+        product = _product(self.irreps_in1, self.irreps_in2, wanted, kind)
         self.irreps_out, self.weight_numel = product.irreps_out, int(product.weight_numel)
         rank = self.irreps_in1.dim if rank is None else rank
         if rank < 1:
             raise SofteqValueError(f"rank: expected at least 1, got {rank}")
         self.pathways = nn.ModuleDict()
         if EQUIVARIANT in names:
-            self.pathways[EQUIVARIANT] = ExactBuffers(product)
+            self.pathways[EQUIVARIANT] = PathProducts(product, external_weights)
         if RESIDUAL in names:
             start = 1.0 if len(names) == 1 else RESIDUAL_START
             sizes = (self.irreps_in1.dim, self.irreps_in2.dim, product.irreps_out.dim)
@@ -168,6 +171,8 @@ class SoftTensorProduct(SoftLayer):
             expected = f"(..., {self.weight_numel})" if self.external_weights else "none (they are the layer's own)"
             got = "none" if weight is None else tuple(weight.shape)
             raise SofteqValueError(f"weight: expected {expected}, got {got}")
+        for name, x in (("x1", x1), ("x2", x2)):
+            check_dtype(x, next(self.parameters(), None), name)
         outputs = []
         for name, pathway in self.pathways.items():
             outputs.append(pathway(x1, x2, weight) if name == EQUIVARIANT else pathway(x1, x2))
@@ -177,29 +182,6 @@ class SoftTensorProduct(SoftLayer):
         """The layer without pathways, as a plain module of the same inputs."""
         parts = dict(self.pathways.items())
         return copy.deepcopy(ProductSum(parts.get(EQUIVARIANT), parts.get(RESIDUAL))).train(self.training)
-
-
-class ExactBuffers(nn.Module):
-    """A module built in float64, in the default dtype, whose buffers are cast from float64 at every move.
-
-    e3nn makes its Clebsch-Gordan coefficients in the default dtype: made or kept in float32, a product is equivariant
-    to 1e-7 only, in float64 too.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self._exact = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        self.module = module.to(torch.get_default_dtype())
-
-    def _apply(self, fn: Any, recurse: bool = True) -> ExactBuffers:
-        super()._apply(fn, recurse)
-        for name, buffer in self.module.named_buffers():
-            buffer.copy_(self._exact[name])
-        return self
-
-    def forward(self, *inputs: Tensor | None) -> Tensor:
-        """What the module gives."""
-        return self.module(*inputs)
 
 
 class ProductSum(nn.Module):
@@ -234,24 +216,16 @@ def _is_even_scalar(kind: Any) -> bool:
     return kind.l == 0 and kind.p == 1
 
 
-def _product(irreps_in1: Any, irreps_in2: Any, irreps_out: Any, kind: str, external: bool) -> nn.Module:
-    """e3nn's tensor product of that kind in float64; its weights start as e3nn starts them."""
+def _product(irreps_in1: Any, irreps_in2: Any, irreps_out: Any, kind: str) -> Any:
+    """e3nn's tensor product of that kind: its paths, their weights' shapes and the numbers that normalise them."""
     from e3nn import o3
 
-    own = {"internal_weights": not external, "shared_weights": not external}
-    irreps = irreps_out
-    instructions: list[tuple[int, int, int, str, bool]] = []
-    if kind == "channelwise":
+    uncompiled: dict[str, Any] = {"compile_left_right": False, "compile_right": False}
+    if kind == "full":
+        product = o3.FullyConnectedTensorProduct(irreps_in1, irreps_in2, irreps_out, **uncompiled)
+    else:
         irreps, instructions = _channelwise(irreps_in1, irreps_in2, irreps_out)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        if kind == "full":
-            product = o3.FullyConnectedTensorProduct(irreps_in1, irreps_in2, irreps, **own)
-        else:
-            product = o3.TensorProduct(irreps_in1, irreps_in2, irreps, instructions, **own)
-    finally:
-        torch.set_default_dtype(before)
+        product = o3.TensorProduct(irreps_in1, irreps_in2, irreps, instructions, **uncompiled)
     if product.weight_numel == 0:
         raise SofteqValueError(f"irreps_out: no product of {irreps_in1} and {irreps_in2} reaches {irreps_out}")
     return product

@@ -79,20 +79,30 @@ def symmetries_of_the_grid(gspace: GSpace) -> list[tuple[Any, Tensor]]:
     return found
 
 
+def move_pixels(x: Tensor, matrix: Tensor) -> Tensor:
+    """``(..., k, k)`` with the pixel at place p, from the centre, moved to ``matrix p``; x to the right and y up.
+
+    Args:
+        x: square images.
+        matrix: ``(2, 2)``, integers: a quarter turn, a flip, or a product of them.
+    """
+    k = x.shape[-1]
+    # Twice the pixels' coordinates from the centre, as integers: row-major like an image.
+    ticks = 2 * torch.arange(k) - (k - 1)
+    points = torch.stack([ticks.repeat(k), (-ticks).repeat_interleave(k)])
+    right, up = matrix.T @ points  # from where each pixel comes
+    return x.flatten(-2)[..., ((k - 1 - up) // 2) * k + (right + k - 1) // 2].view_as(x)
+
+
 def _averaged(filters: Tensor, rep_in: Representation, rep_out: Representation, gspace: GSpace) -> Tensor:
     """The filters ``(n, out, in, k, k)`` averaged over ``symmetries_of_the_grid``.
 
     escnn samples its filters in float32; the average commutes with quarter turns and flips to float64's rounding.
     """
-    k = filters.shape[-1]
-    # Twice the pixels' coordinates from the centre, x to the right and y up, as integers: row-major like a filter.
-    ticks = 2 * torch.arange(k) - (k - 1)
-    points = torch.stack([ticks.repeat(k), (-ticks).repeat_interleave(k)])
     total = torch.zeros_like(filters)
     elements = symmetries_of_the_grid(gspace)
     for element, matrix in elements:
-        x, y = matrix @ points
-        moved = filters.flatten(3)[..., ((k - 1 - y) // 2) * k + (x + k - 1) // 2].view_as(filters)
+        moved = move_pixels(filters, matrix.T)
         after = torch.as_tensor(rep_out(~element), dtype=torch.float64)
         before = torch.as_tensor(rep_in(element), dtype=torch.float64)
         total += torch.einsum("op,npquv,qi->noiuv", after, moved, before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -210,6 +211,11 @@ class LowRankResidual(Residual):
         self.kernels = nn.Parameter(uniform((rank, *self.kernel_shape), 1 / math.sqrt(self.fan_in)))
         self.coefficients = nn.Parameter(torch.randn(rank, *self.out_size) * (factor / math.sqrt(rank)))
         self.constants = Constants.of(_inside, self.window, self.size)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> LowRankResidual:
+        # torch takes five axes for a volume, which cannot have its channels last; these are kernels of images.
+        super()._apply(lambda t: fn(t.flatten(0, 1)).unflatten(0, t.shape[:2]) if t.dim() == 5 else fn(t), recurse)
+        return self
 
     def nearest(self, weight: Tensor) -> Tensor:
         """See ``Residual.nearest``."""

@@ -19,6 +19,7 @@ from softeq.pathways import (
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
+    check_dtype,
     check_width,
     pathways_of,
 )
@@ -233,6 +234,7 @@ class SoftBilinear(SoftLayer):
     def forward(self, x: Tensor) -> Tensor:
         """The sum of the pathways."""
         check_width(x, self.rep_in.size, self.rep_in)
+        check_dtype(x, next(self.parameters(), None))
         flat = x.reshape(-1, self.rep_in.size)
         columns = turned(flat)
         outputs = [pathway(columns) for pathway in self.pathways.values()]

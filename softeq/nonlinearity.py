@@ -16,6 +16,7 @@ from softeq.pathways import (
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
+    check_dtype,
     check_width,
     pathways_of,
 )
@@ -78,7 +79,8 @@ class SoftGated(SoftLayer):
     def __init__(self, rep: Rep, *, constraint: str = "soft") -> None:
         super().__init__()
         names = pathways_of(constraint)
-        self.rep, self.constraint, self.in_features = rep, constraint, gated(rep).size
+        self.rep_in, self.rep_out, self.constraint = gated(rep), rep, constraint
+        self.in_features = self.rep_in.size
         self.pathways = nn.ModuleDict()
         if EQUIVARIANT in names:
             self.pathways[EQUIVARIANT] = Gate(rep)
@@ -87,7 +89,8 @@ class SoftGated(SoftLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., gated(rep).size)`` to ``(..., rep.size)``."""
-        check_width(x, self.in_features, self.rep, "the gated ")
+        check_width(x, self.in_features, self.rep_out, "the gated ")
+        check_dtype(x, next(self.parameters(), None))
         outputs = [pathway(x) for pathway in self.pathways.values()]
         return sum(outputs[1:], outputs[0])
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from softeq._filters import BiasBasis, FilterBasis
 from softeq._planar import OPTIONS, field_type
+from softeq._planar_types import PlaneType
 from softeq._residuals import uniform
 from softeq._windows import Window, check_channels, padding_of, pair
 from softeq.errors import SofteqTypeError, SofteqValueError
@@ -29,16 +30,6 @@ from softeq.pathways import (
 if TYPE_CHECKING:
     from escnn.group import Representation
     from escnn.nn import FieldType
-
-
-class FieldTypes:
-    """The types of a layer's input and output. They never change, so that copies of the layer share them."""
-
-    def __init__(self, in_type: FieldType, out_type: FieldType) -> None:
-        self.inn, self.out = in_type, out_type
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FieldTypes:
-        return self
 
 
 def _square(value: Any, name: str, least: int) -> tuple[int, int]:
@@ -109,12 +100,13 @@ class SoftR2Conv(MergedLayer):
     ) -> None:
         super().__init__()
         names = pathways_of(constraint)
-        types = FieldTypes(field_type(in_type, "in_type"), field_type(out_type, "out_type"))
+        field_type(in_type, "in_type"), field_type(out_type, "out_type")
         if in_type.gspace != out_type.gspace:
             raise SofteqValueError(
                 f"out_type: expected fields of the group of in_type, {in_type.gspace}, got {out_type.gspace}"
             )
-        self.types, self.constraint, self.has_bias = types, constraint, bias
+        self.types = tuple(PlaneType(each.gspace, each.representations) for each in (in_type, out_type))
+        self.constraint, self.has_bias = constraint, bias
         self.window = Window(
             _square(kernel_size, "kernel_size", 1),
             _square(stride, "stride", 1),
@@ -130,9 +122,9 @@ class SoftR2Conv(MergedLayer):
             raise SofteqValueError(f"options: expected keys among {OPTIONS}, got {unknown}")
         inputs = _of_one_group(in_type.representations, groups, "in_type")
         _of_one_group(out_type.representations, groups, "out_type")
-        outputs = out_type.representations
-        self.basis = FilterBasis(inputs, outputs, in_type.gspace, kernel_size, dilation, self.options)
-        self.bias_basis = BiasBasis(outputs, in_type.gspace) if bias else None
+        fields = PlaneType(in_type.gspace, inputs), self.types[1]
+        self.basis = FilterBasis(*fields, kernel_size, dilation, self.options)
+        self.bias_basis = BiasBasis(self.types[1]) if bias else None
         if EQUIVARIANT in names and self.basis.rank == 0:
             raise SofteqValueError(
                 f"kernel_size: no filter of {kernel_size} x {kernel_size} maps {in_type} to {out_type} equivariantly; "
@@ -154,12 +146,12 @@ class SoftR2Conv(MergedLayer):
     @property
     def in_type(self) -> FieldType:
         """The input's escnn type."""
-        return self.types.inn
+        return self.types[0].type
 
     @property
     def out_type(self) -> FieldType:
         """The output's escnn type."""
-        return self.types.out
+        return self.types[1].type
 
     @property
     def signature(self) -> str:
