@@ -71,9 +71,7 @@ def equivariance_errors(
     for f in (f_x, f_moved):
         if f.shape != wanted:
             expected_shape = ", ".join(map(str, wanted[1:]))
-            raise SofteqValueError(
-                f"function: expected outputs of shape (n, {expected_shape}), got {tuple(f.shape)}"
-            )
+            raise SofteqValueError(f"function: expected outputs of shape (n, {expected_shape}), got {tuple(f.shape)}")
         if not torch.isfinite(f).all():
             raise SofteqValueError("function: expected finite outputs, got NaN or inf; equivariance cannot be measured")
     expected = _acted(out, elements, f_x)

@@ -26,7 +26,7 @@ from softeq import (
 )
 from softeq._layer_situations import CHECKS
 from softeq._spaces import IrrepsVectors
-from softeq.groups import Lorentz, O
+from softeq.groups import Lorentz, O, O2eR3
 from softeq.irreps import as_irreps
 from softeq.models.molecule_layers import SoftChannelwise
 from softeq.testing import Invariant, check_layer
@@ -91,6 +91,7 @@ LAYERS = {
     "SoftLinear": (lambda c: SoftLinear(A, B, constraint=c), [(4, 9)]),
     "SoftLinear, projected": (lambda c: SoftLinear(A, B, constraint=c, parametrization="projected"), [(4, 9)]),
     "SoftLinear, Lorentz, no bias": (lambda c: SoftLinear(*BOOSTED, constraint=c, bias=False), [(4, 5)]),
+    "SoftLinear, ladder": (lambda c: SoftLinear(A, B, constraint=c, ladder=[O(3), O2eR3()]), [(4, 9)]),
     "SoftBilinear": (lambda c: SoftBilinear(B, B, constraint=c), [(4, 13)]),
     "SoftBilinear, unsorted": (lambda c: SoftBilinear(UNSORTED, UNSORTED, constraint=c), [(4, 7)]),
     "SoftGated": (lambda c: SoftGated(B, constraint=c), [(4, gated(B).size)]),
