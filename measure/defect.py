@@ -15,6 +15,7 @@ from torch import Tensor
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
+from softeq.measure.forward.separate import check_batch, check_separate
 from softeq.measure.motion.actions import Action
 from softeq.measure.motion.elements import (
     Element,
@@ -84,6 +85,7 @@ def equivariance_error(
     moved = element_in(x)
     with measurable(f), torch.no_grad():
         value = _batch(f(x), len(x), select)
+        check_separate(f, x, value, _identity if select is None else select)
         after = _batch(_applied(f, x, moved), len(x), select)
     before = value if element_out is None else element_out(value)
     if before.shape != after.shape:
@@ -135,6 +137,7 @@ def finite_step_curve(
     select = flow_out.select if isinstance(flow_out, Action) else None
     with measurable(f), torch.no_grad():
         value = _batch(f(x), len(x), select)
+        check_separate(f, x, value, _identity if select is None else select)
         if isinstance(flow_out, Action):
             flow_out = flow_out.flow(flow, tuple(x.shape), tuple(value.shape))
         rows = []
@@ -184,14 +187,14 @@ def _batch(output: Any, samples: int, select: Callable[[Any], Tensor] | None) ->
     if not isinstance(value, Tensor) or not value.is_floating_point():
         came = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise NotMeasurable(f"output: expected a floating-point tensor, got {came}; pick an entry of it")
-    if value.ndim == 0 or len(value) != samples:
-        raise NotMeasurable(
-            f"output: expected one entry per sample, ({samples}, ...), got {tuple(value.shape)}; "
-            "f must not sum over the batch"
-        )
+    check_batch(value, samples)
     if not torch.isfinite(value).all():
         raise NotMeasurable("output: NaN or inf; check the weights and the inputs")
     return value
+
+
+def _identity(output: Any) -> Any:
+    return output
 
 
 def _norm(value: Tensor) -> Tensor:

@@ -24,12 +24,15 @@ from torch import Tensor, nn
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
-from softeq.measure.forward.trace import Call, CallTrace, Declared
+from softeq.measure.forward.separate import check_batch, check_separate
+from softeq.measure.forward.trace import Call, CallTrace, Declared, pairing
 from softeq.measure.lie_derivative import derivatives
 from softeq.measure.motion.actions import Action
 from softeq.measure.output import Output, output_space
 from softeq.measure.settings import FlowChoice, Settings, resolve
+from softeq.testing import TOLERANCES
 
+_SLACK = 100.0  # times the dtype's tolerance: a gap in ||L f||^2 of more says that the parts are wrong
 _LISTED = 10  # of what could not be attributed, in the text
 WHOLE = ""  # the model's own name among the modules, as in nn.Module.named_modules()
 
@@ -163,7 +166,8 @@ def layerwise(
         chunk: tangents at once in the forward mode (None: all).
 
     Raises:
-        NotMeasurable: L f is exactly 0 for a flow (nothing to split), or cannot be measured.
+        NotMeasurable: L f is exactly 0 for a flow (nothing to split), or cannot be measured; or the parts do not sum to
+            it (see `LayerwiseResult.gap`), since the backward pass is not the derivative of the values.
     """
     if not isinstance(model, nn.Module):
         raise SofteqTypeError(f"model: expected an nn.Module, whose parts share the error, got {type(model).__name__}")
@@ -171,14 +175,27 @@ def layerwise(
     prefix = getattr(model, "num_prefix_tokens", None) if prefix is None else prefix
     pieces = torch.split(x, batch_size or max(1, len(x)))
     with measurable(model):
-        result = _joined([_split(model, piece, settings, space, actions, prefix, chunk) for piece in pieces])
+        options = (settings, space, actions, prefix, chunk)
+        result = _joined([_split(model, piece, *options, check=k == 0) for k, piece in enumerate(pieces)])
     unmoved = [name for name, total in zip(result.flows, result.total.sum(1).tolist(), strict=True) if total == 0]
     if unmoved:
         raise NotMeasurable(
             f"layerwise: the derivative along {', '.join(unmoved)} is exactly 0, so there is nothing to split; "
             "local_equivariance_error tells whether the model is equivariant, or answers to nothing"
         )
+    _check_gaps(result, _SLACK * TOLERANCES.get(x.dtype, TOLERANCES[torch.float32]))
     return result
+
+
+def _check_gaps(result: LayerwiseResult, limit: float) -> None:
+    gaps = {name: result.gap(name) for name in result.flows}
+    wrong = ", ".join(f"{name} {gap:.1%}" for name, gap in gaps.items() if not gap <= limit)
+    if wrong:
+        raise NotMeasurable(
+            f"layerwise: the modules' parts miss ||L f||^2 by more than {limit:.0e} ({wrong}): the backward pass is not "
+            "the derivative of the values (a detach, an operation with a backward of its own), or too much cancels in "
+            "this dtype; try float64"
+        )
 
 
 def _split(
@@ -189,9 +206,13 @@ def _split(
     actions: Mapping[str, Declared] | None,
     prefix: int | None,
     chunk: int | None,
+    check: bool,
 ) -> LayerwiseResult:
     flows = settings.flows
-    _, error = derivatives(space.on(model), x, flows, action=space.action, chunk=chunk)
+    value, error = derivatives(space.on(model), x, flows, action=space.action, chunk=chunk)
+    check_batch(value, len(x))
+    if check:
+        check_separate(model, x, value, space.read)
     with torch.enable_grad(), CallTrace(model, x, flows, actions, prefix) as trace:
         leaf = x.detach().clone().requires_grad_()
         entered, edge = trace.new_edge(leaf, flows)
@@ -203,7 +224,7 @@ def _split(
             trace.flow_index = k
             torch.autograd.grad(out, leaf, error[k], retain_graph=k + 1 < len(flows))
             moved = space.action.flow(flow, tuple(x.shape), tuple(out.shape)).tangent(out.detach())
-            whole.append(edge.pairings[k] - _pairing(error[k], moved))
+            whole.append(edge.pairings[k] - pairing(error[k], moved))
     parts = _exclusive(trace.calls, torch.stack(whole))
     classes = dict(model.named_modules())
     return LayerwiseResult(
@@ -216,13 +237,9 @@ def _split(
         types=tuple(type(classes[name]).__name__ for name in parts),
         leaf=tuple(next(classes[name].children(), None) is None for name in parts),
         contributions=torch.stack(list(parts.values()), 1).cpu(),
-        total=torch.stack([_pairing(v, v) for v in error]).cpu(),
+        total=torch.stack([pairing(v, v) for v in error]).cpu(),
         not_attributable=_obstacles(trace.calls),
     )
-
-
-def _pairing(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1, dtype=torch.float64)
 
 
 def _exclusive(calls: Sequence[Call], whole: Tensor) -> dict[str, Tensor]:

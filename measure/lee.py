@@ -17,6 +17,9 @@ from torch import Tensor
 from softeq.errors import SofteqValueError
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.forward_mode import push_forward
+from softeq.measure.forward.prepare import measurable
+from softeq.measure.forward.separate import check_batch, check_separate
+from softeq.measure.forward.state import unchanged
 from softeq.measure.lie_derivative import affine_derivatives, derivatives
 from softeq.measure.motion.actions import Action
 from softeq.measure.motion.flows import FLOWS
@@ -65,7 +68,8 @@ def local_equivariance_error(
     """Local equivariance error of `f` on the batch `x`, per sample and flow, in all norms.
 
     Args:
-        f: a module (measured in evaluation mode, left as it was) or any callable that treats samples apart.
+        f: a module (measured in evaluation mode, left as it was) or any callable; it must treat samples apart, which
+            is checked on the first of a batch of several.
         x: (B, C, H, W) images, or whatever the flows move; floating and finite.
         flows: names, flows or a mapping. Affine flows of images come from one pass over six generators.
         output: "probabilities" (softmax of (B, K) logits) or "logits", both invariant; or an Action of the raw output.
@@ -87,8 +91,9 @@ def local_equivariance_error(
     _check(x, norm, batch_size, level)
     settings, space = resolve(flows, stencil, boundary, margin), output_space(output)
     measurement = _Measurement(f, space, settings, control, chunk, torch.Generator().manual_seed(seed))
-    pieces = [measurement.of(part) for part in torch.split(x, batch_size or len(x))]
-    _refuse_nothing(pieces)
+    with unchanged(f):
+        pieces = [measurement.of(part, check=k == 0) for k, part in enumerate(torch.split(x, batch_size or len(x)))]
+        _refuse_nothing(pieces, f, x, space)
     controls, grams = [p.control for p in pieces if p.control], [p.gram for p in pieces if p.gram is not None]
     return LeeResult(
         flows=settings.names,
@@ -130,10 +135,13 @@ class _Measurement:
     chunk: int | None
     generator: torch.Generator  # of the control's noise; goes on from batch to batch
 
-    def of(self, x: Tensor) -> _Piece:
-        """The batch's share of the result."""
+    def of(self, x: Tensor, check: bool) -> _Piece:
+        """The batch's share of the result. `check`: also whether f treats its samples apart."""
         noise = self.settings.noise(x, self.generator) if self.control else None
         value, moves, answer, gram = self._derivatives(x, noise)
+        check_batch(value, len(x))
+        if check:
+            check_separate(self.f, x, value, self.space.read)
         lengths = torch.stack([_lengths(flow.tangent(x)) for flow in self.settings.flows], 1)  # (B, n_flows)
         still = lengths == 0
         if self.settings.images:
@@ -144,7 +152,7 @@ class _Measurement:
         elif bool((dead & ~still.all(1)).any()):  # no control was asked for, but a constant must not pass for 0
             dead &= (self._answer(x, self.settings.noise(x, self.generator)) == 0).all(1)
         hidden = still | dead[:, None]
-        size = value.square().sum(1)
+        size = _vectors(value).square().sum(1)
         responses = None
         if answer is not None and noise is not None:
             scale = lengths / _lengths(noise)[:, None]
@@ -155,12 +163,12 @@ class _Measurement:
         return _Piece(_norms(moves, size, hidden), responses, gram, still.cpu(), dead.cpu())
 
     def _derivatives(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """In float64: f (B, dim), L f (B, n_flows, dim), J_f noise (B, dim), and the Gram matrix (B, 6, 6)."""
+        """f (B, ...), and in float64 L f (B, n_flows, dim), J_f noise (B, dim), and the Gram matrix (B, 6, 6)."""
         f, action, own = self.space.on(self.f), self.space.action, self.settings
         if not own.images or own.channels_last:
             value, found = derivatives(f, x, own.flows, action=action, chunk=self.chunk)
             answer = None if noise is None else self._answer(x, noise)
-            return _vectors(value), _vectors(found, 2).movedim(0, 1), answer, None
+            return value, _vectors(found, 2).movedim(0, 1), answer, None
         options = {"stencil": own.stencil, "boundary": own.boundary, "margin": own.margin}
         extra = None if noise is None else noise[None]
         six = affine_derivatives(f, x, action=action, extra=extra, chunk=self.chunk, **options)  # type: ignore[arg-type]
@@ -168,7 +176,7 @@ class _Measurement:
         gram = generators @ generators.mT / generators.shape[-1]
         # Flows come from the derivatives, not from the Gram matrix: there an exact symmetry drowns in cancellation.
         moves = torch.einsum("kg,bgd->bkd", own.coefficients().to(generators.device), generators)
-        return _vectors(six.value), moves, None if six.extra is None else _vectors(six.extra[0]), gram
+        return six.value, moves, None if six.extra is None else _vectors(six.extra[0]), gram
 
     def _answer(self, x: Tensor, noise: Tensor) -> Tensor:
         select = self.space.action.select
@@ -194,15 +202,25 @@ def _norms(vectors: Tensor, size: Tensor, hidden: Tensor) -> dict[str, Tensor]:
     return {name: torch.where(hidden, torch.nan, value).cpu() for name, value in norms.items()}
 
 
-def _refuse_nothing(pieces: list[_Piece]) -> None:
+def _refuse_nothing(pieces: list[_Piece], f: Callable[[Tensor], Any], x: Tensor, space: Output) -> None:
     still, dead = torch.cat([p.still for p in pieces]), torch.cat([p.dead for p in pieces])
     if bool(still.all()):
         raise NotMeasurable("x: no flow moves any of the samples (blank images?), so they say nothing about f")
-    if bool(dead.all()):
+    if not bool(dead.all()):
+        return
+    with measurable(f), torch.no_grad():
+        sample = x[:1].detach().clone()
+        jump = torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample)
+        answers = not torch.equal(space.read(f(sample)), space.read(f(x[:1].detach() + jump)))
+    if answers:
         raise NotMeasurable(
-            "f: it answers to no change of its input, not even to noise; a constant says nothing of symmetry. "
-            "If it is saturated, measure output='logits'"
+            "f: its derivative is exactly 0 although it answers to large changes of its input: its values are steps "
+            "(rounded, compared, chosen by argmax), or saturated there; measure what comes before them"
         )
+    raise NotMeasurable(
+        "f: it answers to no change of its input, not even to noise; a constant says nothing of symmetry. "
+        "If it is saturated, measure output='logits'"
+    )
 
 
 def assert_lee(

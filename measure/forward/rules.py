@@ -66,6 +66,13 @@ def _linear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return wrapped(func(x.primal, *rest, **kwargs), [func(t, *rest, **kwargs) for t in x.tangents])
 
 
+@rules("_conj _neg_view")
+def _flipped_views(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Views that only say that their numbers are conjugate or negative; no operation below would heed that."""
+    done = aten.conj_physical if func is aten._conj.default else aten.neg
+    return wrapped(done(args[0].primal), [done(t) for t in args[0].tangents])
+
+
 @rules(_CONSTANT)
 def _constant(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(*values(args), **kwargs)

@@ -85,6 +85,12 @@ class Call:
         return total
 
 
+def pairing(a: Tensor, b: Tensor) -> Tensor:
+    """Per sample the real inner product of (B, ...) tensors, (B,) float64; of complex ones, real and imaginary part."""
+    product = (a.conj() * b).real if a.is_complex() or b.is_complex() else a * b
+    return product.flatten(1).sum(1, dtype=torch.float64)
+
+
 def _moving(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
@@ -172,7 +178,7 @@ class CallTrace:
         if edge.changed():
             return
         tangent = edge.motion[self.flow_index].tangent(edge.tensor)
-        edge.pairings[self.flow_index] += (gradient * tangent).flatten(1).sum(1, dtype=torch.float64)
+        edge.pairings[self.flow_index] += pairing(gradient, tangent)
 
     def _entering(self, name: str) -> Any:
         module = self._modules[name]

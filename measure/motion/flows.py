@@ -122,7 +122,7 @@ class AffineFlow(Flow):
             SofteqValueError: `x` is no batch of floating images.
         """
         axes = "(B, H, W, C)" if self.channels_last else "(B, C, H, W)"
-        if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+        if not isinstance(x, Tensor) or x.ndim != 4 or not (x.is_floating_point() or x.is_complex()):
             came = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
             raise SofteqValueError(f"x: {self.name} moves floating images {axes}, got {came}")
         return x.movedim(-1, 1) if self.channels_last else x

@@ -124,9 +124,42 @@ def test_a_planted_fault_gets_the_whole_share_and_equivariant_layers_none():
 def test_without_the_fault_there_is_nothing_to_split_but_rounding():
     model, x = planted()
     model[2].weight.fill_(1.0)
-    faulty, _ = planted()
-    sound, unsound = (layerwise(m, x, "translation_x", output=Invariant(), **PERIODIC) for m in (model, faulty))
-    assert sound.total.max() < 1e-20 * unsound.total.min()
+    with pytest.raises(NotMeasurable, match=r"parts miss \|\|L f\|\|\^2"):
+        layerwise(model, x, "translation_x", output=Invariant(), **PERIODIC)
+
+
+class Detached(nn.Module):
+    """Its backward pass is not the derivative of its values."""
+
+    def forward(self, x):
+        return x.sin() * x.detach()
+
+
+class Complex(nn.Module):
+    """A network whose inner features and weights are complex."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, dtype=torch.complex128)
+        self.head = nn.Linear(4, 3, dtype=torch.complex128)
+
+    def forward(self, x):
+        y = self.conv(x + 0j)
+        return self.head((y * y.conj() + y.sin()).mean((2, 3))).abs()
+
+
+def test_a_backward_pass_of_no_derivative_gives_no_shares():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Detached(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).double()
+    with pytest.raises(NotMeasurable, match=r"translation_x .*%.*detach"):
+        layerwise(model, images(), "translation_x", output="logits")
+
+
+def test_complex_features_keep_their_imaginary_part():
+    torch.manual_seed(0)
+    result = layerwise(Complex(), images(), ["translation_x", "rotation"], output="logits")
+    assert max(result.gap("translation_x"), result.gap("rotation")) < 1e-12
+    assert abs(result.shares("rotation")["head"]) > 1e-6 or abs(result.shares("rotation")["conv"]) > 1e-6
 
 
 def test_a_model_without_any_error_is_refused():

@@ -289,3 +289,9 @@ def test_the_direction_of_least_error_is_told_in_words():
     assert directions.most.value < 1e-20 * directions.least.value
     assert directions.most.text == "translation_x (100% of the direction)"
     assert f"most equivariant to {directions.most}" in str(result)
+
+
+@pytest.mark.parametrize("f", [lambda x: (x.flatten(1)[:, :5] * 8).round(), lambda x: (x.flatten(1) > 0.5).double()])
+def test_steps_are_told_from_constants(f):
+    with pytest.raises(NotMeasurable, match="its values are steps"):
+        local_equivariance_error(f, torch.rand(2, 3, 8, 8, dtype=torch.float64), ["rotation"], output="logits")

@@ -240,7 +240,11 @@ def test_complex_weights():
         lambda x: torch.view_as_real(x * weight[0]).flatten(2).sin(),
         lambda x: torch.fft.irfft(torch.fft.rfft(x) * weight[0, :3]),
         lambda x: F.linear(x + 0j, weight).exp().real,
+        lambda x: ((x * weight[0]) * (x * weight[1]).conj()).real,
+        lambda x: ((x * weight[0]).conj() + x * weight[1]).imag,
+        lambda x: (x * weight[0]).conj().imag * x,
+        lambda x: (x * weight[0] @ (x * weight[1]).mH).abs(),
     ):
-        torch.testing.assert_close(
-            push_forward(f, x, directions)[1], differences(f, x, directions), atol=1e-6, rtol=1e-6
-        )
+        value, found = push_forward(f, x, directions)
+        torch.testing.assert_close(value, f(x))
+        torch.testing.assert_close(found, differences(f, x, directions), atol=1e-6, rtol=1e-6)
