@@ -192,8 +192,8 @@ def _check_gaps(result: LayerwiseResult, limit: float) -> None:
     wrong = ", ".join(f"{name} {gap:.1%}" for name, gap in gaps.items() if not gap <= limit)
     if wrong:
         raise NotMeasurable(
-            f"layerwise: the modules' parts miss ||L f||^2 by more than {limit:.0e} ({wrong}): the backward pass is not "
-            "the derivative of the values (a detach, an operation with a backward of its own), or too much cancels in "
+            f"layerwise: the modules' parts miss ||L f||^2 by more than {limit:.0e} ({wrong}): the backward pass is "
+            "not the derivative of the values (a detach, an operation with its own backward), or too much cancels in "
             "this dtype; try float64"
         )
 
