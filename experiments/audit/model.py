@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from softeq.errors import MissingExtraError
 from softeq.experiments.audit.batches import Batches, Meter
+from softeq.experiments.audit.curve import CURVES, curve, displacements, own_flow
+from softeq.experiments.audit.metrics import directions, numbers, thumbnail, tile
 from softeq.experiments.audit.picked import Picked, declared
 from softeq.experiments.audit.settings import Settings
 from softeq.measure.errors import NotMeasurable
@@ -23,16 +21,12 @@ from softeq.measure.lee import local_equivariance_error
 from softeq.measure.loading.images import Images, accuracy
 from softeq.measure.loading.sources import Model
 from softeq.measure.motion.actions import Action
-from softeq.measure.motion.flows import FLOWS
+from softeq.measure.motion.flows import FLOWS, AffineFlow
 from softeq.measure.motion.stencils import STENCILS
 from softeq.measure.output import output_space
-from softeq.measure.results.result import NORMS, LeeResult
-from softeq.measure.results.statistics import bootstrap_interval, finite_number, quantile
+from softeq.measure.results.result import LeeResult
+from softeq.measure.results.statistics import finite_number
 
-CELLS = 40
-"""The longer side of a recorded map; larger images are averaged down."""
-THUMBNAIL = 96
-"""The longer side of the recorded image, pixels."""
 _LEE, _MAP, _LAYERS = 8.0, 3.0, 15.0  # forward passes' worth of time per image, for the estimate of what is left
 
 
@@ -135,7 +129,7 @@ class Audit:
         def measure(size: int, chunk: int | None) -> tuple[Tensor, Tensor]:
             firsts, sums = [], []
             for part in self.images.x.split(size):
-                gradient = self._gradient(part)
+                gradient = self._gradient(part, self.output)
                 fields = torch.stack([(flow.tangent(part) * gradient).sum(1).abs() for flow in chosen])
                 firsts.append(fields[:, 0].double().cpu())
                 sums.append(fields.sum(1, dtype=torch.float64).cpu())
@@ -145,18 +139,68 @@ class Audit:
             mean, first = self.batches.run(measure)
         except (NotMeasurable, RuntimeError) as error:  # a model may have a forward mode and no backward
             return {f: {"not_measurable": f"no gradient by the backward pass: {error}"} for f in flows}
-        return {f: _map(mean[k], first[k]) for k, f in enumerate(flows)}
+        return {f: tile(mean[k], first[k]) for k, f in enumerate(flows)}
 
-    def _gradient(self, x: Tensor) -> Tensor:
-        module = output_space(self.output).on(self.model.module)
+    def _gradient(self, x: Tensor, output: str | Action) -> Tensor:
+        """Of the largest output, shaped like x."""
+        module = output_space(output).on(self.model.module)
         with measurable(module), self.meter.watching(self.model.module, _MAP), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             return torch.autograd.grad(module(leaf).amax(1).sum(), leaf)[0]
 
+    @property
+    def classes(self) -> bool:
+        """Whether the output is of classes, so that there are decisions."""
+        return self.model.classes is not None and self.settings.output in ("probabilities", "logits")
+
+    def top_slopes(self, flows: Sequence[str]) -> dict[str, list[float]]:
+        """Flow -> per image |d/dt| of the most probable class's probability; nothing where there are no classes."""
+        own = self.settings
+        chosen = [FLOWS[f].with_(stencil=own.stencil, boundary=own.boundary, margin=own.margin) for f in flows]
+
+        def measure(size: int, chunk: int | None) -> Tensor:
+            parts = []
+            for part in self.images.x.split(size):
+                gradient = self._gradient(part, "probabilities")
+                parts.append(torch.stack([(flow.tangent(part) * gradient).flatten(1).sum(1) for flow in chosen]))
+            return torch.cat(parts, 1).abs().double().cpu()
+
+        if not self.classes:
+            return {}
+        try:
+            found = self.batches.run(measure)
+        except (NotMeasurable, RuntimeError):  # told with the maps, which need the same pass
+            return {}
+        return dict(zip(flows, found.tolist(), strict=True))
+
+    def curves(self, flows: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Flow -> what whole displacements do, or why that is not known; see `curve`."""
+        own, found = self.settings, {}
+        for flow in flows:
+            moves = own_flow(flow, own.stencil, own.boundary)
+
+            def measure(size: int, chunk: int | None, moves: AffineFlow = moves) -> dict[str, Any]:
+                with measurable(self.model.module), self.meter.watching(self.model.module, 1.0):
+                    return curve(
+                        self.model.module,
+                        self.images.x,
+                        moves,
+                        output_space(self.output),
+                        classes=self.classes,
+                        batch_size=size,
+                        seed=own.seed,
+                    )
+
+            try:
+                found[flow] = self.batches.run(measure)
+            except NotMeasurable as error:
+                found[flow] = {"not_measurable": str(error)}
+        return found
+
     def accuracy(self) -> float | None:
         """The share of the labelled images whose largest output is their label's; None without labels or classes."""
         labels = self.images.labels
-        if labels is None or self.model.classes is None or self.settings.output not in ("probabilities", "logits"):
+        if labels is None or not self.classes:
             return None
 
         def guess(size: int, chunk: int | None) -> Tensor:
@@ -187,16 +231,20 @@ def measure_model(
     output = declared(model, settings, x)
     extra = (len(STENCILS) - 1) * min(settings.stencil_images, len(x)) * _LEE
     layers = len(flows) * min(settings.layerwise_images, len(x)) * _LAYERS if settings.layerwise else 0.0
+    passes = sum(1 + len(displacements(flow, model.image_size)[0]) for flow in flows if flow in CURVES)
+    slopes_cost = _MAP if model.classes is not None else 0.0
     audit = Audit(
         model,
         images,
         settings,
         output,
         Batches(settings.batch_size, min(len(x), 64 if x.device.type == "cuda" else 4)),
-        Meter(len(x) * (_LEE + _MAP) + extra + layers, tell),
+        Meter(len(x) * (_LEE + _MAP + slopes_cost + passes) + extra + layers, tell),
     )
     result = audit.lee(flows, settings.stencil, x, control=True)
     maps = audit.maps(flows)
+    slopes = audit.top_slopes(flows)
+    curves = audit.curves([flow for flow in flows if flow in CURVES])
     stencils = audit.stencils(flows, result)
     shared = {
         "accuracy": audit.accuracy(),
@@ -204,75 +252,20 @@ def measure_model(
         "labelled": 0 if images.labels is None else int((images.labels >= 0).sum()),
         "skipped": [[str(part) for part in entry] for entry in images.skipped],
         "choices": list(model.choices),
-        "directions": _directions(result),
-        "image": _thumbnail(model, images),
+        "directions": directions(result),
+        "image": thumbnail(model, images),
     }
     for k, flow in enumerate(flows):
         split = audit.layers(flow) if settings.layerwise else None
-        yield flow, {**_numbers(result, k), "stencils": stencils[flow], **shared, "layerwise": split, "map": maps[flow]}
-
-
-def _numbers(result: LeeResult, k: int) -> dict[str, Any]:
-    """What is recorded of one flow; see measure.report_groups."""
-    flow, norm = result.flows[k], result.norm
-    whole, ratios = result.summary()[flow], result.ratio_to_control()[:, k]
-    controls = {name: result.control[name][:, k] for name in NORMS} if result.control else {}
-    others = {
-        name: {"lee_mean": finite_number(float(result.values[name][:, k].nanmean()))}
-        | {"control_mean": finite_number(float(column.nanmean()))}
-        for name, column in controls.items()
-        if name != norm
-    }
-    interval = bootstrap_interval(ratios, result.level, seed=result.seed, statistic="median")
-    return {
-        "unit": result.units[k],
-        "lee_mean": finite_number(whole.mean),
-        "lee_median": finite_number(whole.median),
-        "lee_quantiles": whole.to_dict()["quantiles"],
-        "lee_interval": [finite_number(end) for end in whole.interval],
-        "control_mean": finite_number(float(controls[norm].nanmean())),
-        "ratio_to_control": finite_number(quantile(ratios, 0.5)),
-        "ratio_interval": [finite_number(end) for end in interval],
-        "other_norms": others,
-        "missing": whole.missing,
-        "per_sample": [finite_number(v) for v in result.per_sample()[:, k].tolist()],
-        "control_per_sample": [finite_number(v) for v in controls[norm].tolist()],
-    }
-
-
-def _directions(result: LeeResult) -> dict[str, Any]:
-    try:
-        return result.directions().to_dict()
-    except NotMeasurable as error:
-        return {"not_measurable": str(error)}
-
-
-def _map(mean: Tensor, first: Tensor) -> dict[str, Any]:
-    """Two maps (H, W) in bytes, 255 for the largest, at most CELLS wide."""
-    side = max(mean.shape)
-    height, width = (max(1, round(n * min(1.0, CELLS / side))) for n in mean.shape)
-    found: dict[str, Any] = {"height": height, "width": width}
-    for name, field in (("mean", mean), ("first", first)):
-        cells = functional.adaptive_avg_pool2d(field[None], (height, width))[0]
-        peak = float(cells.max())
-        levels = (cells / peak * 255).round() if peak > 0 else torch.zeros_like(cells)
-        found[name] = base64.b64encode(levels.to(torch.uint8).numpy().tobytes()).decode()
-        found[f"{name}_peak"] = peak
-    return found
-
-
-def _thumbnail(model: Model, images: Images) -> str:
-    """The first image, its normalisation undone, as base64 of a JPEG; see measure.report_groups."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("images need Pillow: pip install 'softeq[audit]'") from error
-    image = images.x[0].float().cpu()
-    mean, std = (torch.tensor(list(part)).reshape(-1, 1, 1) for part in (model.mean, model.std))
-    levels = ((image * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    rgb = levels if len(levels) == 3 else levels[:1].expand(3, -1, -1)
-    small = Image.fromarray(rgb.movedim(0, -1).contiguous().numpy())
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=85)
-    return base64.b64encode(file.getvalue()).decode()
+        yield (
+            flow,
+            {
+                **numbers(result, k),
+                "top_slope_per_sample": [finite_number(v) for v in slopes.get(flow, [])],
+                "curve": curves.get(flow),
+                "stencils": stencils[flow],
+                **shared,
+                "layerwise": split,
+                "map": maps[flow],
+            },
+        )

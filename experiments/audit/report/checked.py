@@ -50,12 +50,22 @@ def _or_none(of: Check) -> Check:
 
 
 _REASON = {"not_measurable": _text}
-_CURVE = _table(
-    **_REASON,
-    unit=_text,
-    steps=_list(_number),
-    rows=_list(_table(step=_number)),
+_INTERVAL = _or_none(_list(_or_none(_number), 2))
+_ROW = _table(
+    step=_number,
+    relative=_or_none(_number),
+    relative_interval=_INTERVAL,
+    kept=_count,
+    change=_or_none(_number),
+    change_interval=_INTERVAL,
 )
+
+
+def _curve(value: Any) -> bool:
+    rows_have_steps = _table(**_REASON, unit=_text, images=_count, rows=_list(_ROW))
+    return rows_have_steps(value) and all("step" in row for row in value.get("rows", []))
+
+
 _METRICS: Mapping[str, Check] = {
     "unit": _text,
     **dict.fromkeys(("lee_mean", "lee_median", "control_mean", "ratio_to_control"), _real),
@@ -65,6 +75,9 @@ _METRICS: Mapping[str, Check] = {
     "missing": _count,
     "per_sample": _list(_real),
     "control_per_sample": _list(_real),
+    "relative_per_sample": _list(_or_none(_number)),
+    "top_slope_per_sample": _list(_or_none(_number)),
+    "curve": _or_none(_curve),
     "accuracy": _real,
     "labelled": _count,
     "parameters": _number,
@@ -83,6 +96,7 @@ _CONFIG: Mapping[str, Check] = {
     "std": _list(_number),
     "count": _count,
     "limit": _count,
+    "classes": _or_none(_count),
 }
 
 

@@ -7,9 +7,20 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from softeq.experiments.audit.report.figures import number
+from softeq.experiments.audit.report.curves import curves
+from softeq.experiments.audit.report.drawing import number
 from softeq.experiments.audit.report.groups import AuditRecord, Group
-from softeq.experiments.audit.report.sections import figures, layerwise, maps, stencils
+from softeq.experiments.audit.report.ranking import ranking
+from softeq.experiments.audit.report.sections import (
+    everyday,
+    figures,
+    layerwise,
+    maps,
+    relative_to_declared,
+    stencils,
+    top_slope,
+)
+from softeq.experiments.audit.report.verdict import verdicts
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -20,7 +31,7 @@ h1 { font-size: 24px; margin: 8px 0; } h2 { font-size: 20px; margin: 40px 0 8px;
   padding-top: 12px; } h3 { font-size: 17px; margin: 28px 0 6px; } h4 { font-size: 15px; margin: 0 0 4px; }
 p { margin: 6px 0; max-width: 76ch; } .quiet { color: #555; font-size: 13px; }
 svg, img { max-width: 100%; } svg { height: auto; font-family: inherit; display: block; }
-.flow { display: flex; flex-wrap: wrap; gap: 20px 28px; align-items: flex-start; } .flow > * { min-width: 0; }
+.flow { display: flex; flex-wrap: wrap; gap: 20px 24px; align-items: flex-start; } .flow > * { min-width: 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 8px 0; }
 dt { color: #555; } dd { margin: 0; }
 table { border-collapse: collapse; width: 100%; max-width: 620px; font-size: 13px; font-variant-numeric: tabular-nums; }
@@ -28,7 +39,12 @@ caption { text-align: left; color: #555; padding: 4px 0; } th, td { text-align: 
   border-bottom: 1px solid #ddd; vertical-align: top; } th { font-weight: 600; }
 th:first-child, .words th, .words td { text-align: left; } .words { max-width: 90ch; }
 .words td, .words th, h3, h4, dd, li, p { overflow-wrap: anywhere; } .interval { color: #555; font-weight: 400; }
-.model { flex: 1 1 480px; max-width: 590px; } figure { margin: 0; max-width: 100%; }
+.model { flex: 1 1 480px; max-width: 590px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 16px 24px; }
+.card { border: 1px solid #ddd; border-radius: 6px; padding: 12px 14px; }
+.card ul { margin: 4px 0 0; padding-left: 18px; }
+.card li { margin: 3px 0; } li.warning { color: #7A3E00; } .cards > table { align-self: start; }
+figure { margin: 0; max-width: 100%; } .flow > figure { width: 372px; }
 figcaption { font-size: 13px; color: #555; max-width: 60ch; }
 summary { cursor: pointer; font-weight: 600; margin: 8px 0; }
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 0; margin: 6px 0; }
@@ -67,10 +83,10 @@ def html_text(groups: Sequence[Group], *, failures: Sequence[tuple[str, str]] = 
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>softeq audit</title><style>{_STYLE}</style></head>\n<body><main>"
         "<h1>Learned equivariance: an audit</h1>"
-        "<p>The Lie derivative Lf says how fast the output leaves its proper place when the image starts to move"
-        " along a flow. The local equivariance error (LEE) is its expected size, 0 for an equivariant model. The"
-        " control is the same number for random changes of the image of the same size: a ratio near or above 1 means"
-        " that the model is no calmer under the flow than under noise.</p>"
+        "<p>Does a network answer alike when its image is moved? Real displacements say what happens in use. The Lie"
+        " derivative Lf says how fast the output leaves its proper place when the image starts to move, and the local"
+        " equivariance error (LEE) is its expected size: 0 for an equivariant network. A flat network has a small error"
+        " too, so each is set beside the answer to changes of the image that are no motion, the control.</p>"
         f"{several}{_failures(failures)}{empty}{chapters}</main></body></html>\n"
     )
 
@@ -92,15 +108,31 @@ def _chapter(group: Group, index: int, total: int) -> str:
         for label, flows in group.models.items()
     }
     measured = {label: flows for label, flows in measured.items() if flows}
-    return (
-        f"<h2>{escape(title + which)}</h2>{_settings(group)}"
-        + (figures(settings, measured) + _tables(group, measured) + stencils(settings, measured) if measured else "")
+    shown = (
+        verdicts(settings, measured)
+        + ranking(settings, measured)
+        + curves(measured)
+        + figures(settings, measured)
         + layerwise(measured)
         + maps(measured)
+        + _tables(group, measured)
+        + stencils(settings, measured)
+        if measured
+        else ""
+    )
+    return (
+        f"<h2>{escape(title + which)}</h2>{_summary(group)}{shown}"
         + _not_measurable(group)
         + _skipped(group)
+        + _settings(group)
         + _provenance(group)
     )
+
+
+def _summary(group: Group) -> str:
+    s = group.settings
+    words = f"{len(group.models)} network{'s' * (len(group.models) != 1)}, n = {s.get('count')} images"
+    return f'<p class="quiet">{escape(words)} ({escape(str(s.get("images")))}).</p>'
 
 
 def _settings(group: Group) -> str:
@@ -115,12 +147,14 @@ def _settings(group: Group) -> str:
         ("images", f"{images}, n = {count}, hash {s.pop('source_hash', '?')}"),
         *((key.replace("_", " "), str(value)) for key, value in s.items()),
     ]
-    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows) + "</dl>"
+    listed = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows)
+    return f"<details><summary>How it was measured</summary><dl>{listed}</dl></details>"
 
 
 def _tables(group: Group, measured: Mapping[str, Mapping[str, AuditRecord]]) -> str:
     parts = [_model(group, label, flows) for label, flows in measured.items()]
-    return f'<h3>Each model</h3><div class="flow">{"".join(parts)}</div>'
+    shown = "".join(parts)
+    return f'<details open><summary>Each network in numbers</summary><div class="flow">{shown}</div></details>'
 
 
 def _model(group: Group, label: str, flows: Mapping[str, AuditRecord]) -> str:
@@ -136,12 +170,12 @@ def _model(group: Group, label: str, flows: Mapping[str, AuditRecord]) -> str:
     facts += (
         [] if accuracy is None else [f"accuracy {100 * accuracy:.1f} % on {m.get('labelled', '?')} labelled images"]
     )
-    facts += list(m.get("choices") or [])
     directions = m.get("directions") or {}
     words = "".join(
-        f"<p>{which.capitalize()} equivariant affine direction: {escape(str(directions[which]['text']))}</p>"
+        f'<p class="quiet">{which.capitalize()} equivariant affine direction:'
+        f" {escape(str(directions[which]['text']))}, {escape(str(directions[which]['interval']))}</p>"
         for which in ("most", "least")
-        if which in directions
+        if "interval" in (directions.get(which) or {})  # without one a direction says more than is known
     )
     absent = [flow for flow in group.flows if flow not in group.models[label]]
     if absent:
@@ -150,9 +184,13 @@ def _model(group: Group, label: str, flows: Mapping[str, AuditRecord]) -> str:
     power = "" if norm == "mean_abs" else "²"
     rows = "".join(_row(flow, r["metrics"], power) for flow, r in flows.items())
     head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("flow", "LEE [95 %]", "median", "LEE / control", "other stencils")
+        f'<th scope="col">{name}</th>'
+        for name in ("flow", "LEE [95 %]", "median", "LEE / control", "class's probability", "other stencils")
     )
-    caption = f"<caption>{escape(label)}: LEE in {escape(norm)}; last column: LEE by other stencils, relative</caption>"
+    caption = (
+        f"<caption>{escape(label)}: LEE in {escape(norm)}; the slope of the class's probability at 0; LEE by other"
+        " stencils, relative</caption>"
+    )
     return (
         f'<section class="model"><h4>{escape(label)}</h4><p class="quiet">{escape(", ".join(facts))}</p>{words}'
         f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></section>"
@@ -168,13 +206,18 @@ def _row(flow: str, m: Mapping[str, Any], power: str) -> str:
     return (
         f'<tr><th scope="row">{escape(flow)}{per}</th>'
         f'<td>{number(m.get("lee_mean"))}<br><span class="interval">[{number(low)}, {number(high)}]</span>{lost}</td>'
-        f"<td>{number(m.get('lee_median'))}</td><td>{number(m.get('ratio_to_control'))}</td><td>{_band(m)}</td></tr>"
+        f"<td>{number(m.get('lee_median'))}</td><td>{number(m.get('ratio_to_control'))}</td><td>{_familiar(m)}</td><td>{_band(m)}</td></tr>"
     )
 
 
-def _band(m: Mapping[str, Any]) -> str:
-    from softeq.experiments.audit.report.sections import relative_to_declared
+def _familiar(m: Mapping[str, Any]) -> str:
+    found = top_slope(m)
+    if found is None:
+        return "–"
+    return f'{number(found[0])}<br><span class="interval">per {everyday(str(m.get("unit")))[0]}</span>'
 
+
+def _band(m: Mapping[str, Any]) -> str:
     ratios = relative_to_declared(m)
     if not ratios:
         return "–"

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy
 
-from softeq.experiments.audit.report.figures import Dot, bars, dot_rows, heat_png, legend, number, scatter
+from softeq.experiments.audit.report.drawing import heat_png, legend, number
+from softeq.experiments.audit.report.figures import Dot, bars, dot_rows, scatter
 from softeq.experiments.audit.report.groups import AuditRecord
 
 Measured = Mapping[str, Mapping[str, AuditRecord]]
@@ -25,35 +26,60 @@ def _flows(measured: Measured) -> list[str]:
 
 
 def figures(settings: Mapping[str, Any], measured: Measured) -> str:
-    """LEE for each flow with intervals, LEE beside its control, and LEE against accuracy or size for several models."""
+    """LEE beside its control, LEE itself, and in familiar units; LEE against accuracy or size for several models."""
     labels = list(measured)
-    absolute, ratio = [], []
+    absolute, ratio, familiar = [], [], []
     for flow in _flows(measured):
         held = [
             (i, label, measured[label][flow]["metrics"]) for i, label in enumerate(labels) if flow in measured[label]
         ]
         absolute.append((flow, [_dot(m, i, label, "lee_mean", "lee_interval") for i, label, m in held]))
         ratio.append((flow, [_dot(m, i, label, "ratio_to_control", "ratio_interval") for i, label, m in held]))
+        dots = [Dot(v[0], i, label, v[1], v[2]) for i, label, m in held if (v := top_slope(m)) is not None]
+        familiar += [(f"{flow}, per {everyday(str(held[0][2].get('unit')))[0]}", dots)] if dots else []
     what = f"{settings.get('norm')} of {settings.get('output')}"
-    first = dot_rows(
-        absolute,
-        label=f"LEE, {what}",
-        alt=f"Local equivariance error, {what}, for each flow and model with intervals; the tables hold the numbers",
+    drawn = [
+        (
+            dot_rows(ratio, label="LEE / control", one=True, alt="LEE relative to its control; in the tables"),
+            "Image by image over the answer to the control, the median and its 95 % bootstrap interval. Rows are"
+            " comparable; left of the dashed line the model is calmer under the flow than under the control.",
+        ),
+        (
+            dot_rows(absolute, label=f"LEE, {what}", alt=f"Local equivariance error, {what}; in the tables"),
+            "Mean over the images and its 95 % bootstrap interval, per pixel, radian or unit of stretch, squared unless"
+            " the norm is mean_abs: compare models within a row, not rows.",
+        ),
+    ]
+    if familiar:
+        drawn.append(
+            (
+                dot_rows(familiar, label="change of the class's probability", alt="In familiar units; in the tables"),
+                "|d/dt| of the probability of the class that the image has: the mean over the images and its 95 %"
+                " bootstrap interval. The slope at 0: real displacements are above.",
+            )
+        )
+    shown = "".join(f"<figure>{svg}<figcaption>{text}</figcaption></figure>" for svg, text in drawn)
+    return (
+        f'<h3>How the answer starts to change</h3>{legend(labels)}<div class="flow">{shown}</div>{_against(measured)}'
     )
-    second = dot_rows(
-        ratio, label="LEE / control", one=True, alt="LEE relative to its control for each flow and model; in the tables"
-    )
-    captions = (
-        "Mean over the images and its 95 % bootstrap interval. Translations are per pixel, rotation and hyperbolic per"
-        " radian, the others per unit of stretch: compare models within a row, not rows.",
-        "Image by image over the response to noise of the same size: the median and its 95 % bootstrap interval. Flows"
-        " are comparable here; left of the dashed line the model is calmer under the flow than under noise.",
-    )
-    drawn = "".join(
-        f"<figure>{svg}<figcaption>{text}</figcaption></figure>"
-        for svg, text in zip((first, second), captions, strict=True)
-    )
-    return f'<h3>LEE for each flow</h3>{legend(labels)}<div class="flow">{drawn}</div>{_against(measured)}'
+
+
+def everyday(unit: str) -> tuple[str, float]:
+    """The unit that people measure a motion in, and its size in the flow's own."""
+    known = {"pixels": ("pixel", 1.0), "radians": ("degree", math.pi / 180)}
+    return known.get(unit, ("percent", 0.01))
+
+
+def top_slope(m: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """The change of the top class's probability per everyday unit: mean and interval; None where there is none."""
+    values = [float(v) for v in m.get("top_slope_per_sample") or [] if v is not None]
+    if not values:
+        return None
+    size = everyday(str(m.get("unit")))[1]
+    column = numpy.array(values) * size
+    drawn = column[numpy.random.default_rng(0).integers(0, len(column), (2000, len(column)))].mean(1)
+    low, high = numpy.quantile(drawn, (0.025, 0.975))
+    return float(column.mean()), float(low), float(high)
 
 
 def _dot(m: Mapping[str, Any], series: int, label: str, value: str, interval: str) -> Dot:
@@ -88,7 +114,7 @@ def _against(measured: Measured) -> str:
     if not panels:
         return ""
     names = legend(list(measured))
-    return f'<h3>LEE against {key}</h3>{names}<div class="flow">{"".join(panels)}</div>'
+    return f'<details><summary>LEE against {key}</summary>{names}<div class="flow">{"".join(panels)}</div></details>'
 
 
 def relative_to_declared(m: Mapping[str, Any]) -> dict[str, float]:
@@ -124,12 +150,12 @@ def stencils(settings: Mapping[str, Any], measured: Measured) -> str:
             drawn = dot_rows(rows, label=axis_label, one=True, alt=f"Stencil sensitivity of {label}. {said}")
             panels.append(f"<figure><h4>{escape(label)}</h4>{drawn}</figure>")
     return (
-        "<h3>Sensitivity to the stencil</h3><p>LEE by other ways to differentiate the image, relative to"
-        f" {escape(str(settings.get('stencil')))}, on the first"
+        "<details><summary>Sensitivity to the stencil</summary><p>LEE by other ways to differentiate the image,"
+        f" relative to {escape(str(settings.get('stencil')))}, on the first"
         f" {escape(str(settings.get('stencil_images', '?')))} images"
         " (or all, where there are fewer). A number far from 1 says that the result hangs on pixels, not on the"
         " symmetry. <em>reference</em> is the published rounding of a bilinear kink.</p>"
-        f'{legend(names)}<div class="flow">{"".join(panels)}</div>'
+        f'{legend(names)}<div class="flow">{"".join(panels)}</div></details>'
     )
 
 
@@ -142,15 +168,13 @@ def layerwise(measured: Measured) -> str:
         counts = {str(r["config"].get("layerwise", "?")) for _, r, split in held if split.get("shares")}
         if panels:
             summary = f"{escape(label)}, on the first {escape(' or '.join(sorted(counts)))} images"
-            parts.append(
-                f'<details open><summary>{summary}</summary><div class="flow">{"".join(panels)}</div></details>'
-            )
+            parts.append(f'<details><summary>{summary}</summary><div class="flow">{"".join(panels)}</div></details>')
     if not parts:
         return ""
     return (
-        "<h3>Where the error arises</h3><p>Signed shares of the modules in ‖Lf‖²; together they make 100 %. A negative"
-        " share works against the rest. The gap is what the sum misses of the end-to-end derivative.</p>"
-        + "".join(parts)
+        "<h3>Where the error arises</h3><p>Signed shares of the modules in ‖Lf‖²; together they make 100 %. A module"
+        " with a negative share undoes error that others make: without it the whole would be larger. The gap is what"
+        " the sum misses of the end-to-end derivative.</p>" + "".join(parts)
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from softeq.errors import SofteqError, SofteqValueError
-from softeq.experiments.audit import model as audit_model
+from softeq.experiments.audit import metrics as audit_metrics
 from softeq.experiments.audit import run as audit
 from softeq.experiments.audit.model import measure_model
 from softeq.experiments.audit.run import hash_tensors, report, run_audit
@@ -75,7 +75,7 @@ def test_the_other_stencils_are_tried_on_the_first_images(run):
 
 
 def test_the_map_is_the_tangent_times_the_gradient_of_the_largest_output(run, monkeypatch):
-    monkeypatch.setattr(audit_model, "CELLS", 16)
+    monkeypatch.setattr(audit_metrics, "CELLS", 16)
     _, records, _ = run("toy_models:cnn", limit=1, output="logits")
     model = load_model("toy_models:cnn", dtype=torch.float64)
     x = load_images("noise", model=model, limit=1).x.double().requires_grad_()
@@ -91,7 +91,7 @@ def test_the_map_is_the_tangent_times_the_gradient_of_the_largest_output(run, mo
 
 
 def test_a_map_is_averaged_down(run, monkeypatch):
-    monkeypatch.setattr(audit_model, "CELLS", 8)
+    monkeypatch.setattr(audit_metrics, "CELLS", 8)
     _, records, _ = run("toy_models:cnn")
     entry = records[0]["metrics"]["map"]
     assert (entry["height"], entry["width"]) == (6, 8)

@@ -10,7 +10,8 @@ import numpy
 import pytest
 
 from softeq.errors import SofteqError
-from softeq.experiments.audit.report.figures import Dot, axis, bars, dot_rows, number, png, scatter
+from softeq.experiments.audit.report.drawing import axis, number, png
+from softeq.experiments.audit.report.figures import Dot, bars, dot_rows, scatter
 from softeq.experiments.audit.report.groups import csv_text, group_records
 from softeq.experiments.audit.report.page import html_text
 from softeq.experiments.audit.report.sections import relative_to_declared
@@ -42,7 +43,7 @@ def _record(model="cnn", flow="rotation", *, metrics=None, experiment="audit", *
             "central": {"lee_mean": 2.0},
             "fourier": {"not_measurable": "too large"},
         },
-        "directions": {"most": {"text": "translation"}, "least": {"text": "shear"}},
+        "directions": {"most": {"text": "translation", "interval": "0.1 to 0.2"}, "least": {"text": "shear"}},
         "layerwise": {"shares": [["conv", 1.5], ["head", -0.5]], "gap": 1e-9, "not_attributable": [["act", "why not"]]},
         "map": {"height": 3, "width": 4, "mean": MAP, "first": MAP, "mean_peak": 0.1, "first_peak": 0.2},
         "image": base64.b64encode(b"an image").decode(),
@@ -102,12 +103,12 @@ def test_the_head_says_what_was_measured_on_what():
 
 def test_the_numbers_of_a_model():
     words = _page(_record()).words
-    assert "0.25 [0.125, 0.5] 1 image left out 0.2 0.31 4 to 4" in words
+    assert "0.25 [0.125, 0.5] 1 image left out 0.2 0.31 – 4 to 4" in words
     assert "rotation per radian²" in words
     assert "1.5 k parameters" in words
     assert "accuracy 50.0 %" in words
-    assert "Most equivariant affine direction: translation" in words
-    assert "Least equivariant affine direction: shear" in words
+    assert "Most equivariant affine direction: translation, 0.1 to 0.2" in words
+    assert "affine direction: shear" not in words  # it has no interval
     assert "per radian²" not in _page(_record(norm="mean_abs")).words
 
 
