@@ -31,11 +31,15 @@ from typing import Any
 from torch import nn
 
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.strength._dual import Dual, Validation
+from softeq.strength._evidence_rules import GroupLasso, MacKay, Variational
 from softeq.strength._optimizers import SUPPORTED
+from softeq.strength._remul import Remul
 from softeq.strength._rule import LIKELIHOODS, Rule
-from softeq.strength._schedules import Fixed
+from softeq.strength._schedules import Annealed, Fixed
 
-RULES: dict[str, type[Rule]] = {kind.name: kind for kind in (Fixed,)}
+_KINDS: tuple[type[Rule], ...] = (Fixed, Annealed, Variational, MacKay, GroupLasso, Dual, Remul, Validation)
+RULES: dict[str, type[Rule]] = {kind.name: kind for kind in _KINDS}
 """The rules by name."""
 
 DEFAULT = "fixed"
@@ -61,7 +65,7 @@ def rule(name: str, model: nn.Module, *, samples: int, likelihood: str = "gaussi
     if name not in RULES:
         raise SofteqValueError(f"name: expected one of {', '.join(RULES)}, got {name!r}")
     kind = RULES[name]
-    known = [p for p in inspect.signature(kind).parameters if p not in ("model", "samples", "likelihood")]
+    known = options_of(kind)
     if unknown := sorted(set(options) - set(known)):
         raise SofteqValueError(f"{name}: expected options among {', '.join(known)}, got {', '.join(unknown)}")
     try:
@@ -70,3 +74,16 @@ def rule(name: str, model: nn.Module, *, samples: int, likelihood: str = "gaussi
         if isinstance(error, SofteqTypeError):
             raise
         raise SofteqTypeError(f"{name}: {error}") from error
+
+
+def options_of(kind: type[Rule]) -> list[str]:
+    """The names of a rule's options, those that it hands on to its base included."""
+    known: list[str] = []
+    for base in kind.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = inspect.signature(base).parameters.values()
+        known += [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in known]
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return [name for name in known if name not in ("samples", "likelihood")]

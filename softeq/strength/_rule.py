@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from softeq._means import MEANS
 from softeq.errors import SofteqTypeError, SofteqValueError
-from softeq.pathways import EQUIVARIANT, RESIDUAL, MergedLayer, SoftLayer
-from softeq.prior import Prior, prior_penalty, soft_layers
+from softeq.pathways import EQUIVARIANT, RESIDUAL, MergedLayer, SoftLayer, soft_layers
+from softeq.prior import Prior
 from softeq.strength._charges import ELSEWHERE, Charge, charges_of, precisions_of, squared_distance
 from softeq.strength._prox import PriorStep, Pull
 
@@ -68,7 +68,7 @@ class Rule(ABC):
                 "SoftLinear and the like, or give its parameters a precision with elsewhere=..."
             )
         if self.layers:
-            prior_penalty(model, self._base)  # raises where an override names no layer
+            self._base.check_names(self.layers)
         self.steps = 0
         self.history: list[dict[str, Any]] = []
         self._next_record = record

@@ -32,7 +32,7 @@ def network(constraint="soft"):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "best"}, "name: expected one of fixed"),
+        ({"name": "best"}, "name: expected one of fixed, annealed"),
         ({"model": nn.Linear(1, 1)}, "model: expected a soft layer"),
         ({"model": "net"}, "model: expected an nn.Module, got str"),
         ({"samples": 0}, "samples: expected at least one"),

@@ -1,0 +1,228 @@
+"""Three estimates of one parameter's Gauss-Newton curvature, each from the gradients of random probes alone.
+
+A probe g is the gradient of ``sum_n u_n' f(x_n)`` over a batch, with random u of the covariance that the likelihood
+says (signs for a squared error), times ``sqrt(samples / batch)``: ``E[g g'] = J'J`` over the whole data set.
+Eigenvalues are of ``J'J``; the posterior's precision is ``J'J / noise + precision``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+KEEP = 0.95
+"""The share that a moving average keeps per probe."""
+
+
+class Curvature(ABC):
+    """Of a parameter of ``rank`` priced dimensions among ``shape`` entries."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, like: Tensor, rank: int) -> None:
+        self.shape, self.rank, self.probes = like.shape, rank, 0
+        self.share = rank / max(1, like.numel())
+
+    @abstractmethod
+    def update(self, probe: Tensor) -> None:
+        """Takes one probe in, of the parameter's shape."""
+
+    @abstractmethod
+    def total(self) -> float:
+        """The trace of ``J'J``."""
+
+    @abstractmethod
+    def inverse_trace(self, noise: float, precision: float) -> float:
+        """``tr (J'J / noise + precision)^-1`` over the priced dimensions."""
+
+    @abstractmethod
+    def draw(self, noise: float, precision: float, generator: torch.Generator) -> Tensor:
+        """One draw of the Gaussian with precision ``J'J / noise + precision`` and mean 0, of the parameter's shape."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, Any]) -> None:
+        """The inverse of ``state``."""
+
+    @property
+    def correction(self) -> float:
+        """What the moving average lacks at its start: divide by it."""
+        return 1 - KEEP ** max(self.probes, 1)
+
+
+class Diagonal(Curvature):
+    """The diagonal of ``J'J``, a moving average of ``g^2``: unbiased. It counts redundant parameters as effective."""
+
+    kind = "diagonal"
+
+    def __init__(self, like: Tensor, rank: int) -> None:
+        super().__init__(like, rank)
+        self.mean = torch.zeros_like(like, requires_grad=False)
+
+    def update(self, probe: Tensor) -> None:
+        """See ``Curvature``."""
+        self.mean.mul_(KEEP).addcmul_(probe, probe, value=1 - KEEP)
+        self.probes += 1
+
+    def total(self) -> float:
+        """See ``Curvature``."""
+        return float(self.mean.sum()) / self.correction
+
+    def _precision(self, noise: float, precision: float) -> Tensor:
+        # A projected weight's trace lies in fewer dimensions than it has entries.
+        return self.mean * (1 / (self.correction * noise * self.share)) + precision
+
+    def inverse_trace(self, noise: float, precision: float) -> float:
+        """See ``Curvature``."""
+        return self.share * float(self._precision(noise, precision).reciprocal_().sum())
+
+    def draw(self, noise: float, precision: float, generator: torch.Generator) -> Tensor:
+        """See ``Curvature``."""
+        return _normal(self.mean, generator).mul_(self._precision(noise, precision).rsqrt_())
+
+    def state(self) -> dict[str, Any]:
+        """See ``Curvature``."""
+        return {"probes": self.probes, "mean": self.mean.clone()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See ``Curvature``."""
+        self.probes = int(state["probes"])
+        self.mean.copy_(state["mean"])
+
+
+class Kronecker(Curvature):
+    """``L x R / tr L`` with ``L = E[G G']`` and ``R = E[G'G]``, G the probe as a matrix of its first axis.
+
+    For a linear layer's weight, whose ``J'J`` is a Kronecker product, ``L x R / tr L`` is exactly it (the idea of
+    Shampoo: Gupta, Koren, Singer 2018; Morwani et al. 2024); it needs no hooks, so it works on any weight.
+    Eigenvalues are renewed every `RENEW` probes.
+    """
+
+    kind = "kfac"
+    RENEW = 10
+
+    def __init__(self, like: Tensor, rank: int) -> None:
+        super().__init__(like, rank)
+        rows, columns = _matrix(like).shape
+        self.left, self.right = like.new_zeros(rows, rows), like.new_zeros(columns, columns)
+        self._renewed = 0
+        self._known: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def update(self, probe: Tensor) -> None:
+        """See ``Curvature``."""
+        g = _matrix(probe)
+        self.left.mul_(KEEP).addmm_(g, g.T, alpha=1 - KEEP)
+        self.right.mul_(KEEP).addmm_(g.T, g, alpha=1 - KEEP)
+        self.probes += 1
+
+    def total(self) -> float:
+        """See ``Curvature``."""
+        return float(self.left.trace()) / self.correction
+
+    def _eigen(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Eigenvalues ``(rows, columns)`` of ``J'J``, and the eigenvectors of both factors."""
+        if self._known is None or self.probes >= self._renewed + self.RENEW or self.probes < self.RENEW:
+            trace = self.left.trace().clamp_min(1e-30)
+            (a, u), (b, v) = torch.linalg.eigh(self.left), torch.linalg.eigh(self.right)
+            values = a.clamp_min(0)[:, None] * b.clamp_min(0) / (trace * self.correction)
+            self._known, self._renewed = (values, u, v), self.probes
+        return self._known
+
+    def inverse_trace(self, noise: float, precision: float) -> float:
+        """See ``Curvature``."""
+        values, _, _ = self._eigen()
+        return self.share * float((values * (1 / (noise * self.share)) + precision).reciprocal_().sum())
+
+    def draw(self, noise: float, precision: float, generator: torch.Generator) -> Tensor:
+        """See ``Curvature``."""
+        values, u, v = self._eigen()
+        scaled = _normal(values, generator) * (values * (1 / (noise * self.share)) + precision).rsqrt_()
+        return (u @ scaled @ v.T).reshape(self.shape)
+
+    def state(self) -> dict[str, Any]:
+        """See ``Curvature``."""
+        return {"probes": self.probes, "left": self.left.clone(), "right": self.right.clone()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See ``Curvature``."""
+        self.probes = int(state["probes"])
+        self.left.copy_(state["left"])
+        self.right.copy_(state["right"])
+        self._known = None
+
+
+class Sketch(Curvature):
+    """The last `ROWS` probes S: ``J'J`` is about ``S'S / rows``, whose few eigenvalues are those of ``S S' / rows``.
+
+    A stochastic trace of ``J'J (J'J + noise precision)^-1`` with all correlations between a parameter's entries, so
+    redundant ones count once. It sees at most as many effective parameters as rows, and takes that many times the
+    parameter's memory. Draws use the diagonal.
+    """
+
+    kind = "trace"
+    ROWS = 48
+
+    def __init__(self, like: Tensor, rank: int) -> None:
+        super().__init__(like, rank)
+        self.rows = like.new_zeros(min(self.ROWS, max(1, rank)), like.numel())
+
+    def update(self, probe: Tensor) -> None:
+        """See ``Curvature``."""
+        self.rows[self.probes % len(self.rows)] = probe.reshape(-1)
+        self.probes += 1
+
+    @property
+    def _held(self) -> int:
+        return max(1, min(self.probes, len(self.rows)))
+
+    def total(self) -> float:
+        """See ``Curvature``."""
+        return float(self.rows.square().sum()) / self._held
+
+    def inverse_trace(self, noise: float, precision: float) -> float:
+        """See ``Curvature``."""
+        gram = (self.rows @ self.rows.T).double() / self._held
+        values = torch.linalg.eigvalsh(gram).clamp_min(0)
+        inside = float((values / noise + precision).reciprocal().sum())
+        return inside + (self.rank - len(values)) / precision
+
+    def draw(self, noise: float, precision: float, generator: torch.Generator) -> Tensor:
+        """See ``Curvature``."""
+        diagonal = self.rows.square().sum(0).view(self.shape) / (self._held * noise * self.share)
+        return _normal(diagonal, generator) * (diagonal + precision).rsqrt()
+
+    def state(self) -> dict[str, Any]:
+        """See ``Curvature``."""
+        return {"probes": self.probes, "rows": self.rows.clone()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See ``Curvature``."""
+        self.probes = int(state["probes"])
+        self.rows.copy_(state["rows"])
+
+
+CURVATURES: dict[str, type[Curvature]] = {kind.kind: kind for kind in (Diagonal, Kronecker, Sketch)}
+
+
+def curvature_of(kind: str, like: Tensor, rank: int) -> Curvature:
+    """The estimate of this kind; a vector, such as a bias, has the diagonal one in place of Kronecker factors."""
+    if kind == Kronecker.kind and like.ndim < 2:
+        return Diagonal(like, rank)
+    return CURVATURES[kind](like, rank)
+
+
+def _matrix(value: Tensor) -> Tensor:
+    return value.reshape(value.shape[0], -1)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal of the same shape; the generator is on the CPU, so that devices do not change the numbers."""
+    drawn = torch.empty(like.shape, dtype=like.dtype if like.dtype != torch.bfloat16 else torch.float32)
+    return drawn.normal_(generator=generator).to(like.device, like.dtype)

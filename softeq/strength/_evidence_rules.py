@@ -1,0 +1,84 @@
+"""Rules that choose precisions by the evidence of the training data, or an upper bound of minus its logarithm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from softeq.errors import SofteqValueError
+from softeq.strength._learned import Learned, Pathway
+
+_TINY = 1e-30
+
+
+class Variational(Learned):
+    """A Gaussian over each pathway's weights, and precisions by EM (a variational free energy).
+
+    The posterior has mean w and precision ``H / noise + precision`` with H the diagonal Gauss-Newton curvature, from
+    probes; one draw of it is on the weights in every step, so that the gradient is that of the expected loss. The
+    precision is ``d / (||w||^2 + tr posterior covariance)``, which lowers the free energy (Graves 2011; Khan et al.
+    2018; for precisions per layer van der Ouderaa et al. 2023). One option, ``start``.
+    """
+
+    name = "variational"
+    SWEEPS = 2
+
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """See ``Rule.perturbed``."""
+        with self._noisy():
+            yield
+
+    def _next(self, path: Pathway, square: float) -> float:
+        noise, precision = self._noise_variance(), path.precision
+        for _ in range(self.SWEEPS):
+            trace = path.inverse_trace(noise, precision)
+            path.effective = max(0.0, path.rank - precision * trace)
+            precision = path.rank / max(square + trace, _TINY)
+        return precision
+
+
+class MacKay(Learned):
+    """MacKay's fixed point of the Laplace evidence (1992), damped: ``precision = effective / ||w||^2``.
+
+    The effective number of parameters is ``d - precision tr (H / noise + precision)^-1``. It has no weight noise. One
+    option, ``start``, which is tight: 10.
+    """
+
+    name = "mackay"
+    MIX = 0.3
+
+    def __init__(self, model: nn.Module, *, samples: int, start: float = 10.0, **options: Any) -> None:
+        super().__init__(model, samples=samples, start=start, **options)
+
+    def _next(self, path: Pathway, square: float) -> float:
+        precision = path.precision
+        path.effective = max(path.rank - precision * path.inverse_trace(self._noise_variance(), precision), 0.0)
+        wanted = max(path.effective, _TINY) / max(square, _TINY)
+        return math.exp((1 - self.MIX) * math.log(precision) + self.MIX * math.log(wanted))
+
+
+class GroupLasso(Learned):
+    """A group lasso per pathway, scaled by curvature: ``precision = eta sqrt(tr H / noise) / ||w||``.
+
+    A pathway leaves zero where ``||gradient of the log likelihood||^2 > eta^2 tr H / noise``, for eta = 1 the
+    evidence's own condition. Options: ``eta``, and ``start`` until the first probe.
+    """
+
+    name = "group-lasso"
+
+    def __init__(self, model: nn.Module, *, samples: int, eta: float = 0.7, **options: Any) -> None:
+        if not 0 < eta < math.inf:
+            raise SofteqValueError(f"eta: expected a finite number above 0, got {eta}")
+        self.eta = eta
+        super().__init__(model, samples=samples, **options)
+
+    def _next(self, path: Pathway, square: float) -> float:
+        noise = self._noise_variance()
+        path.effective = max(path.rank - path.precision * path.inverse_trace(noise, path.precision), 0.0)
+        total = sum(curvature.total() for curvature in path.curvatures)
+        return self.eta * math.sqrt(max(total, 0.0) / noise) / max(math.sqrt(square), _TINY)
