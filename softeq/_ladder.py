@@ -7,18 +7,24 @@ them: every weight is one sum of these parts, which are orthogonal to each other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from softeq._constants import Constants
+from softeq._constants import Build, Constants
 from softeq._planar import orthonormal_rows
 from softeq.errors import SofteqTypeError, SofteqValueError
 
 Levels = Sequence[Tensor]
 """Orthonormal rows ``(rank, entries)`` per group of a ladder, the largest group first."""
+
+Described = tuple[tuple[int, ...], tuple[Hashable, ...]]
+"""The shape of a layer's part, and the arguments that its constants are built from."""
+
+FIRST = "equivariant"
+"""The name of the layer's own constraint, as ``pathways`` has it."""
 
 _EXACT = 1e-6
 
@@ -161,14 +167,33 @@ def described(ladders: Ladders) -> str:
     return f", ladder={list(ladders['weight'].within)}" if ladders else ""
 
 
-def ladder_of(shape: tuple[int, ...], constants: Constants, groups: Mapping[str, str]) -> Ladder:
-    """The spaces that `spaces` has made.
+def ladders_of(build: Build, descriptions: Mapping[str, Described], groups: Mapping[str, str]) -> dict[str, Ladder]:
+    """The ladders of a layer's parts.
 
     Args:
-        shape: of a weight.
-        constants: with the tensors.
-        groups: the names of the layer's own constraint and of the rungs; a text that tells each group from others.
+        build: of a description to the constants that `spaces` makes.
+        descriptions: per part its shape and its description.
+        groups: the ladder's, the layer's own first: per name a text that tells the group from others of that name.
+
+    Raises:
+        SofteqValueError: groups that are not nested on these maps.
     """
+    own, *rungs = groups
+    names = {FIRST: groups[own], **{name: groups[name] for name in rungs}}
+    try:
+        return {
+            part: _ladder_of(shape, Constants.of(build, *description), names)
+            for part, (shape, description) in descriptions.items()
+        }
+    except NotNested as error:
+        larger, smaller = list(groups)[error.level - 1 : error.level + 1]
+        raise SofteqValueError(
+            f"ladder: expected each group to be a subgroup of the one before it, but a map that is equivariant under "
+            f"{larger} is not under {smaller}"
+        ) from error
+
+
+def _ladder_of(shape: tuple[int, ...], constants: Constants, groups: Mapping[str, str]) -> Ladder:
     within = {name: BlockSpace(shape, constants, f"within_{level}") for level, name in enumerate(groups)}
     rungs = {name: BlockSpace(shape, constants, f"rung_{level}") for level, name in enumerate(groups) if level}
     return Ladder(rungs, within, {name: groups[name] for name in rungs})

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from softeq._constants import Build, Constants
-from softeq._ladder import Ladder, NotNested, ladder_of, rung_names, spaces
+from softeq._ladder import Described, Ladder, ladders_of, rung_names, spaces
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.groups import Group
-from softeq.pathways import EQUIVARIANT, PATHWAYS
+from softeq.pathways import PATHWAYS
 from softeq.reps import Rep, Scalar, T, Word
 from softeq.solve import equivariant_basis
-
-Described = tuple[tuple[int, ...], tuple[Hashable, ...]]
-"""A part's shape, and the arguments that its constants are built from."""
 
 _LARGEST_TENSOR = 256
 """Invariant tensors of up to this many entries tell whether a group is a subgroup of another."""
@@ -75,6 +71,11 @@ def _check_subgroup(larger: Group, smaller: Group) -> None:
         order += 1
 
 
+def labels(groups: Sequence[Group]) -> dict[str, str]:
+    """Per group its name, and a text that tells it from others of that name."""
+    return {group.name: group.fingerprint[:12] for group in groups}
+
+
 def ladders_between(rep_in: Rep, rep_out: Rep, groups: tuple[Group, ...], *, bias: bool) -> dict[str, Ladder]:
     """The spaces of a linear layer's weight ``(out, in)`` and bias ``(out,)`` under nested groups.
 
@@ -84,32 +85,7 @@ def ladders_between(rep_in: Rep, rep_out: Rep, groups: tuple[Group, ...], *, bia
     descriptions: dict[str, Described] = {"weight": ((rep_out.size, rep_in.size), (rep_in, rep_out, groups))}
     if bias:
         descriptions["bias"] = (rep_out.size,), (Scalar(rep_out.bound_group), rep_out, groups)
-    return ladders_of(_map_spaces, descriptions, groups)
-
-
-def ladders_of(build: Build, descriptions: Mapping[str, Described], groups: Sequence[Group]) -> dict[str, Ladder]:
-    """The ladders of a layer's parts.
-
-    Args:
-        build: of a description to the constants of `spaces`.
-        descriptions: per part its shape and its description, which determines the constants.
-        groups: the ladder, for names and messages.
-
-    Raises:
-        SofteqValueError: groups that are not nested on these maps.
-    """
-    names = {EQUIVARIANT: "", **{group.name: group.fingerprint[:12] for group in groups[1:]}}
-    try:
-        return {
-            part: ladder_of(shape, Constants.of(build, *description), names)
-            for part, (shape, description) in descriptions.items()
-        }
-    except NotNested as error:
-        smaller, larger = groups[error.level], groups[error.level - 1]
-        raise SofteqValueError(
-            f"ladder: expected each group to be a subgroup of the one before it, but a map that is equivariant under "
-            f"{larger} is not under {smaller}"
-        ) from error
+    return ladders_of(_map_spaces, descriptions, labels(groups))
 
 
 def _map_spaces(rep_in: Rep, rep_out: Rep, groups: Sequence[Group]) -> dict[str, Tensor]:

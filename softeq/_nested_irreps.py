@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softeq._ladder import Ladder, spaces
-from softeq._nested_groups import Described, checked_groups, ladders_of
+from softeq._ladder import Described, Ladder, ladders_of, spaces
+from softeq._nested_groups import checked_groups, labels
 from softeq.groups import Group, O
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def irreps_ladders(irreps_in: Irreps, irreps_out: Irreps, ladder: Any, *, bias: 
     parts: dict[str, Described] = {"weight": ((irreps_out.dim, irreps_in.dim), (str(irreps_in), out, groups))}
     if bias:
         parts["bias"] = (irreps_out.dim,), ("0e", out, groups)
-    return ladders_of(_irreps_spaces, parts, groups)
+    return ladders_of(_irreps_spaces, parts, labels(groups))
 
 
 def _irreps_spaces(irreps_in: str, irreps_out: str, groups: Sequence[Group]) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from softeq._filters import BiasBasis, FilterBasis
+from softeq._ladder import described, part_of, signature_of
+from softeq._nested_planar import planar_ladders
 from softeq._planar import OPTIONS, field_type
 from softeq._planar_types import PlaneType
 from softeq._residuals import uniform
@@ -20,6 +22,7 @@ from softeq._windows import Window, check_channels, padding_of, pair
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.pathways import (
     EQUIVARIANT,
+    PATHWAYS,
     RESIDUAL,
     RESIDUAL_START,
     MergedLayer,
@@ -29,6 +32,7 @@ from softeq.pathways import (
 
 if TYPE_CHECKING:
     from escnn.group import Representation
+    from escnn.gspaces import GSpace
     from escnn.nn import FieldType
 
 
@@ -60,6 +64,9 @@ class SoftR2Conv(MergedLayer):
         bias: whether there is a bias; its equivariant part is on the trivial irreps alone, the residual's on channels.
         constraint: ``"soft"``, ``"hard"`` (what escnn's ``R2Conv`` computes) or ``"none"``.
         options: for escnn's ``R2Conv``, among ``frequencies_cutoff``, ``rings``, ``sigma`` and ``basis_filter``.
+        ladder: escnn's gspaces of nested groups, that of the types first, e.g. ``[flipRot2dOnR2(-1), rot2dOnR2(8),
+            rot2dOnR2(4)]``: between the two pathways there is one for each further group, under the group's name
+            (``"C8"``): filters that the groups before do not allow, in coordinates.
 
     Plain tensors in give plain tensors out, geometric ones geometric ones. Folding gives ``nn.Conv2d``, on plain
     tensors.
@@ -97,6 +104,7 @@ class SoftR2Conv(MergedLayer):
         bias: bool = True,
         constraint: str = "soft",
         options: Mapping[str, Any] | None = None,
+        ladder: Sequence[GSpace] | None = None,
     ) -> None:
         super().__init__()
         names = pathways_of(constraint)
@@ -130,7 +138,11 @@ class SoftR2Conv(MergedLayer):
                 f"kernel_size: no filter of {kernel_size} x {kernel_size} maps {in_type} to {out_type} equivariantly; "
                 "expected a larger kernel, other fields or constraint='none'"
             )
-        self.pathways = nn.ModuleDict({name: self._start(name, alone=len(names) == 1) for name in names})
+        if ladder is not None:
+            ladders = planar_ladders(self.basis, self.bias_basis, in_type.gspace, ladder, PATHWAYS)
+            self.ladders = ladders if constraint == "soft" else {}
+        order = [EQUIVARIANT, *self.rungs, RESIDUAL] if self.rungs else names
+        self.pathways = nn.ModuleDict({name: self._start(name, alone=len(names) == 1) for name in order})
 
     def _start(self, name: str, alone: bool) -> Weights:
         bound = 1 / math.sqrt(math.prod(self.basis.shape[1:]))
@@ -141,7 +153,8 @@ class SoftR2Conv(MergedLayer):
             start = normal * self.basis.start.to(normal.device)
             return Weights(start, own if own is not None and len(own) else None)
         factor = 1.0 if alone else RESIDUAL_START
-        return Weights(uniform(self.basis.shape, bound * factor), None if offset is None else offset * factor)
+        weight = part_of(self.ladders, name, "weight", uniform(self.basis.shape, bound * factor))
+        return Weights(weight, None if offset is None else part_of(self.ladders, name, "bias", offset * factor))
 
     @property
     def in_type(self) -> FieldType:
@@ -156,7 +169,8 @@ class SoftR2Conv(MergedLayer):
     @property
     def signature(self) -> str:
         """See ``SoftLayer.signature``."""
-        return f"{self.in_type} -> {self.out_type}, options {sorted(self.options.items(), key=str)}"
+        options = sorted(self.options.items(), key=str)
+        return f"{self.in_type} -> {self.out_type}, options {options}{signature_of(self.ladders)}"
 
     def expand(self, part: str, own: Tensor, base: Tensor | None) -> Tensor:
         """``base`` plus the filter, or the bias, with these coordinates."""
@@ -194,7 +208,13 @@ class SoftR2Conv(MergedLayer):
     @staticmethod
     @torch.no_grad()
     def from_conv(
-        conv: nn.Conv2d, in_type: FieldType, out_type: FieldType, *, constraint: str = "soft", **options: Any
+        conv: nn.Conv2d,
+        in_type: FieldType,
+        out_type: FieldType,
+        *,
+        constraint: str = "soft",
+        ladder: Sequence[GSpace] | None = None,
+        **options: Any,
     ) -> SoftR2Conv:
         """The layer that starts as this ``nn.Conv2d``: the projection of its filter equivariant, the rest residual.
 
@@ -225,23 +245,26 @@ class SoftR2Conv(MergedLayer):
             bias=conv.bias is not None,
             constraint=constraint,
             options=options,
+            ladder=ladder,
         )
         layer = layer.to(conv.weight.device, conv.weight.dtype).train(conv.training)
         layer._split(conv.weight, conv.bias)
         return layer
 
     def _split(self, weight: Tensor, bias: Tensor | None) -> None:
-        own, free = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)
+        own = self.pathway(EQUIVARIANT)
         if own is not None:
             own.weight.copy_(self.basis.coordinates_of(weight))
             weight = weight - self.basis.expand(own.weight)
             if bias is not None and own.bias is not None and self.bias_basis is not None:
                 own.bias.copy_(self.bias_basis.coordinates_of(bias))
                 bias = bias - self.bias_basis.expand(own.bias)
-        if free is not None:
-            free.weight.copy_(weight)
-            if bias is not None and free.bias is not None:
-                free.bias.copy_(bias)
+        for name in self.pathways:
+            pathway = self.pathway(name)
+            if name != EQUIVARIANT:
+                pathway.weight.copy_(part_of(self.ladders, name, "weight", weight))
+                if bias is not None and pathway.bias is not None:
+                    pathway.bias.copy_(part_of(self.ladders, name, "bias", bias))
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""
@@ -249,5 +272,5 @@ class SoftR2Conv(MergedLayer):
         return (
             f"{self.in_type}, {self.out_type}, kernel_size={window.kernel[0]}, stride={window.stride[0]}, "
             f"padding={window.padding[0]}, dilation={window.dilation[0]}, groups={window.groups}, "
-            f"padding_mode={window.mode!r}, constraint={self.constraint!r}"
+            f"padding_mode={window.mode!r}, constraint={self.constraint!r}{described(self.ladders)}"
         )

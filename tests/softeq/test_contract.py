@@ -26,7 +26,7 @@ from softeq import (
 )
 from softeq._layer_situations import CHECKS
 from softeq._spaces import IrrepsVectors
-from softeq.groups import Lorentz, O, O2eR3
+from softeq.groups import Lorentz, O, O2eR3, SO2eR3
 from softeq.irreps import as_irreps
 from softeq.models.molecule_layers import SoftChannelwise
 from softeq.testing import Invariant, check_layer
@@ -102,12 +102,17 @@ LAYERS = {
     "SoftConv2d, circular": (lambda c: SoftConv2d(2, 4, 3, **CIRCULAR, constraint=c), [(2, 2, 6, 4)]),
     "SoftR2Conv": (lambda c: SoftR2Conv(*MIXED, 3, padding=1, constraint=c), [(2, 9, 5, 5)]),
     "SoftR2Conv, groups": (lambda c: SoftR2Conv(PAIRS, PAIRS, 3, groups=2, constraint=c), [(2, 4, 5, 5)]),
+    "SoftR2Conv, ladder": (lambda c: SoftR2Conv(*MIXED, 3, padding=1, constraint=c, ladder=[D4, C4]), [(2, 9, 5, 5)]),
     "SoftAttention": (lambda c: SoftAttention(8, 2, size=(3, 2), prefix=1, constraint=c), [(2, 7, 8)]),
     "SoftAttention, periodic": (
         lambda c: SoftAttention(8, 2, size=(3, 2), periodic=True, residual="lowrank", constraint=c),
         [(2, 6, 8)],
     ),
     "SoftO3Linear": (lambda c: SoftO3Linear("2x0e+1o+2x1o+0o", "3x0e+2x1o+1e", constraint=c), [(4, 12)]),
+    "SoftO3Linear, ladder": (
+        lambda c: SoftO3Linear("2x0e+1o+2e", "3x0e+2x1o", constraint=c, ladder=[O(3), O2eR3(), SO2eR3()]),
+        [(4, 10)],
+    ),
     "SoftGate": (lambda c: SoftGate("2x0e+1o+0o", constraint=c), [(4, 8)]),
     "SoftTensorProduct": (
         lambda c: SoftTensorProduct("2x0e+1o", "0e+1o", "2x0e+1o+1e", constraint=c),
