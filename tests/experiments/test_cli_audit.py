@@ -73,7 +73,7 @@ def test_one_model_fails_and_the_others_go_on(call, tmp_path):
     page = (tmp_path / "runs" / "audit.html").read_text()
     assert "answers to no change of its input" in page
     assert "&lt;b&gt;no&lt;/b&gt; forward pass" in page
-    assert "Each model" in page
+    assert "Each network in numbers" in page
 
 
 @pytest.mark.parametrize(
