@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from softeq.errors import SofteqError, SofteqWarning
-from softeq.experiments import cli_audit, cli_data
+from softeq.experiments import cli_audit, cli_data, cli_list
 from softeq.experiments.engine import provenance, record, registry, work
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.show import plots, render, tables
@@ -69,7 +69,7 @@ def build_app() -> Any:
         ("plot", plot, "softeq plot modified-inertia --file inertia.pdf"),
         ("audit", cli_audit.audit, cli_audit.EXAMPLE),
         ("data", cli_data.data, cli_data.EXAMPLE),
-        ("list", list_experiments, "softeq list --models"),
+        ("list", cli_list.list_experiments, "softeq list --models"),
     ):
         app.command(name, epilog=f"Example: {example}")(_one_line(command))
     return app
@@ -210,19 +210,6 @@ def _find(chosen: Experiment, preset: str | None, out: Path | None) -> tuple[lis
         f"no records of {what} in {places}{there}: make some with `softeq run {chosen.name}{hint}`,"
         " or name another --out"
     )
-
-
-def list_experiments(
-    models: Annotated[bool, typer.Option("--models", help="The packaged models that can be audited.")] = False,
-) -> None:
-    """Print the experiments with their variants and presets, or the models."""
-    if models:
-        return cli_audit.list_models()
-    for name, experiment in registry.all().items():
-        presets = ", ".join(f"{p} ({n} seed{'s' if n > 1 else ''})" for p, n in experiment.presets.items())
-        typer.echo(
-            f"{name}\n    {experiment.summary}\n    variants: {', '.join(experiment.variants)}\n    presets: {presets}"
-        )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softeq._cache_folder import cache_folder
 from softeq._invariants import CONSTRAINT_TOLERANCE, Constraints, invariant_tensors
 from softeq.errors import SofteqWarning
 from softeq.groups import Group
@@ -49,19 +50,6 @@ def clear_memory_cache() -> None:
     """Forgets what this process has solved or read; files stay."""
     with _lock:
         _memory.clear()
-
-
-def cache_folder() -> Path | None:
-    """The folder of the disk cache, or ``None`` where it is turned off."""
-    named = os.environ.get("SOFTEQ_CACHE", "")
-    if named.lower() == "off":
-        return None
-    if named:
-        return Path(named)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softeq"
-    except RuntimeError:  # no home folder
-        return None
 
 
 def _key(group: Group, word: Word) -> str:
