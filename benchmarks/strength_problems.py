@@ -167,7 +167,7 @@ def _pictures(n: int, kind: str, seed: int) -> Problem:
     """Fashion-MNIST of 14 x 14, turned by any angle, upright, or with labels that depend on the angle; C4 assumed."""
     from softeq.experiments.data.dial import Dial, Stage, dialled
     from softeq.experiments.data.images import default_dataset, load_images
-    from softeq.experiments.images.classification import accuracy
+    from softeq.experiments.images.tasks import accuracy
     from softeq.models import build
 
     reach, breaking = _POINTS[kind]

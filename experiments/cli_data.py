@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from softeq.errors import SofteqValueError
@@ -51,7 +50,7 @@ def _wanted(name: str, preset: str, field: float | None) -> tuple[list[dict[str,
         if preset not in molecules.SIZES:
             raise registry.unknown("preset", preset, molecules.SIZES)
         directions = "walks" if field is None else "uniform"
-        sampling = asdict(molecules.SIZES[preset].sampling)
+        sampling = dict(molecules.SIZES[preset].data["sampling"])
         return [{"molecule": name, "field_au": field or 0.0, "directions": directions, "sampling": sampling}], None
     if field is not None:
         raise SofteqValueError(f"field: an experiment has its own fields; name a molecule ({', '.join(MOLECULES)})")

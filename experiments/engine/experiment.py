@@ -43,6 +43,7 @@ class Experiment:
         plot: draws the experiment's own figure from its records to a path; ``None`` for the common one.
         grown: keys that the configuration gained since there were records, dotted where nested, with what they say of
             records without them: ``{"training.clip": 10.0}``. A new key without such a default parts old runs from new.
+        protocol: the version of docs/protocol.md that its runs follow and name in their configurations; 0 for none.
     """
 
     name: str
@@ -57,3 +58,4 @@ class Experiment:
     notes: tuple[str, ...] = ()
     plot: Callable[[list[dict[str, Any]], Any], None] | None = None
     grown: Mapping[str, Any] = field(default_factory=dict)
+    protocol: int = 0

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any
 
-from softeq.errors import SofteqValueError
+from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.engine.experiment import Experiment
+
+VARIABLE = "SOFTEQ_EXPERIMENTS"
+"""The environment variable that names modules with a user's own experiments, as ``mine.comparisons,mine.others``."""
 
 SOURCES: tuple[str, ...] = (
     "softeq.experiments.physics.comparisons",
@@ -19,15 +25,62 @@ SOURCES: tuple[str, ...] = (
     "softeq.experiments.molecules.field",
     "softeq.experiments.molecules.sets",
 )
-"""The modules that are asked: each has ``EXPERIMENTS``, a mapping from name to `Experiment`."""
+"""The modules that are asked: each has ``EXPERIMENTS``, a mapping from name to `Experiment`, and may have
+``COMPARISONS``, from name to `training.comparison.Comparison`. Those of `VARIABLE` are asked after them."""
+
+
+def sources() -> tuple[str, ...]:
+    """`SOURCES`, and what the environment adds."""
+    own = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
+    return (*SOURCES, *filter(None, own))
+
+
+def _modules(names: Sequence[str] | None) -> list[ModuleType]:
+    return [_imported(name) for name in (sources() if names is None else names)]
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if name in SOURCES or error.name is None or not name.startswith(error.name):
+            raise
+        raise SofteqError(f"{VARIABLE}: there is no module {name!r} on python's path") from error
+    if not hasattr(module, "EXPERIMENTS"):
+        raise SofteqError(f"{name}: expected a module with EXPERIMENTS, a mapping from name to Experiment")
+    return module
 
 
 def all(sources: Sequence[str] | None = None) -> dict[str, Experiment]:
-    """Every known experiment by name; ``sources`` are module names, `SOURCES` by default."""
+    """Every known experiment by name; ``sources`` are module names, those of `sources` by default.
+
+    Raises:
+        SofteqError: a module of the environment that is not there, or has no experiments.
+    """
     found: dict[str, Experiment] = {}
-    for source in SOURCES if sources is None else sources:
-        found |= importlib.import_module(source).EXPERIMENTS
+    for module in _modules(sources):
+        found |= module.EXPERIMENTS
     return found
+
+
+def comparisons(sources: Sequence[str] | None = None) -> dict[str, Any]:
+    """Every experiment that is a `training.comparison.Comparison`, by name; see `all`."""
+    found: dict[str, Any] = {}
+    for module in _modules(sources):
+        found |= getattr(module, "COMPARISONS", {})
+    return found
+
+
+def comparison(name: str, sources: Sequence[str] | None = None) -> Any:
+    """The comparison of that name.
+
+    Raises:
+        SofteqValueError: for an unknown name, with the known ones and the closest.
+    """
+    known = comparisons(sources)
+    if name not in known:
+        raise unknown("comparison", name, known)
+    return known[name]
 
 
 def get(name: str, sources: Sequence[str] | None = None) -> Experiment:

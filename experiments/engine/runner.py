@@ -124,7 +124,7 @@ def _share(
     context = multiprocessing.get_context("spawn")
     channel: Any = context.Queue()
     threads = max(1, torch.get_num_threads() // workers)
-    chosen = tuple(registry.SOURCES if sources is None else sources)
+    chosen = tuple(registry.sources() if sources is None else sources)
     arguments = (experiment.name, chosen, preset, todo, out, threads, channel)
     processes = [context.Process(target=_worker, args=arguments, daemon=True) for _ in range(workers)]
     try:

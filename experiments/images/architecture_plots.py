@@ -1,6 +1,6 @@
 """The figure and the finding of ``cnn-vs-vit``: errors over epochs by stencil, and the ratio of ViTs to CNNs.
 
-    python -m experiments.architecture_plots results
+    python -m experiments.images.architecture_plots results
 
 prints the finding's table from the records in a folder.
 """

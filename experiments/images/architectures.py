@@ -10,22 +10,22 @@ all.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import nn
-
 from softeq.experiments.data.images import SIZE, default_dataset, load_images
-from softeq.experiments.engine.bookkeeping import counter, generator_for
+from softeq.experiments.engine.bookkeeping import DATA, ORDER, counter, dtype_of, generator_for
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
-from softeq.experiments.images.checkpoints import BestEpoch, headline
-from softeq.experiments.images.classification import TrainSettings, accuracy, choose_learning_rate, train
+from softeq.experiments.images.checkpoints import Checkpoints, headline
+from softeq.experiments.images.cifar10 import build_network
+from softeq.experiments.images.tasks import ImageTask
+from softeq.experiments.training.comparison import Size
+from softeq.experiments.training.loop import LoopSettings, train
+from softeq.experiments.training.trials import Trained, choose, train_trial
 from softeq.measure.motion.flows import FLOWS
-from softeq.models.images import build
 
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "cnn-stride": {
@@ -47,50 +47,45 @@ OUTPUTS = ("logits", "probabilities")
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large a preset is; ``rows`` and ``target`` (a validation accuracy) by data set."""
+_FASHION, _DIGITS = "fashion-mnist", "mnist-5000"
 
-    seeds: int
-    rows: Mapping[str, tuple[int, int, int]]
-    target: Mapping[str, float]
-    epochs: int
-    trial_epochs: int
-    learning_rates: tuple[float, ...]
-    measured_epochs: tuple[int, ...]
-    measured_images: int
+
+def _size(
+    seeds: int,
+    rows: Mapping[str, list[int]],
+    target: Mapping[str, float],
+    epochs: tuple[int, int],
+    measured: tuple[list[int], int],
+    rates: tuple[float, ...] = LEARNING_RATES,
+) -> Size:
+    """A preset: rows and target (a validation accuracy) by data set; epochs of a run and of a trial of a learning
+    rate; the epochs and images that are measured."""
+    data = {"rows": rows, "target": target, "measured_epochs": measured[0], "rates": list(rates)}
+    return Size(seeds, {}, data, {"epochs": epochs[0], "trial_epochs": epochs[1]}, measured=measured[1])
 
 
 SIZES: Mapping[str, Size] = {
-    "smoke": Size(
+    "smoke": _size(
         1,
-        {"fashion-mnist": (300, 100, 100), "mnist-5000": (300, 100, 100)},
-        {"fashion-mnist": 0.3, "mnist-5000": 0.3},
-        2,
-        1,
+        {_FASHION: [300, 100, 100], _DIGITS: [300, 100, 100]},
+        {_FASHION: 0.3, _DIGITS: 0.3},
+        (2, 1),
+        ([0, 1, 2], 4),
         (3e-3, 1e-2),
-        (0, 1, 2),
-        4,
     ),
-    "default": Size(
+    "default": _size(
         3,
-        {"fashion-mnist": (10_000, 2_000, 10_000), "mnist-5000": (3_200, 800, 1_000)},
-        {"fashion-mnist": 0.82, "mnist-5000": 0.9},
-        10,
-        2,
-        LEARNING_RATES,
-        (0, 1, 2, 4, 7, 10),
-        100,
+        {_FASHION: [10_000, 2_000, 10_000], _DIGITS: [3_200, 800, 1_000]},
+        {_FASHION: 0.82, _DIGITS: 0.9},
+        (10, 2),
+        ([0, 1, 2, 4, 7, 10], 100),
     ),
-    "paper": Size(
+    "paper": _size(
         5,
-        {"fashion-mnist": (50_000, 10_000, 10_000), "mnist-5000": (3_200, 800, 1_000)},
-        {"fashion-mnist": 0.88, "mnist-5000": 0.95},
-        30,
-        5,
-        LEARNING_RATES,
-        (0, 1, 2, 4, 8, 15, 22, 30),
-        500,
+        {_FASHION: [50_000, 10_000, 10_000], _DIGITS: [3_200, 800, 1_000]},
+        {_FASHION: 0.88, _DIGITS: 0.95},
+        (30, 5),
+        ([0, 1, 2, 4, 8, 15, 22, 30], 500),
     ),
 }
 
@@ -102,16 +97,18 @@ def configure(preset: str, variant: str, seed: int) -> Config:
         MissingExtraError: no data set is installed.
     """
     size, data = SIZES[preset], default_dataset()
+    how = size.data
     return {
-        "data": {"name": data, "sizes": list(size.rows[data])},
+        "data": {"name": data, "sizes": list(how["rows"][data])},
         "network": {"size": list(SIZE), **NETWORKS[variant]},
-        "training": {"epochs": size.epochs, "batch_size": 64, "weight_decay": 0.01, "warmup": 0.1, "clip": 1.0},
-        "learning_rates": list(size.learning_rates),
-        "trial_epochs": size.trial_epochs,
-        "target_accuracy": size.target[data],
+        "training": {"batch_size": 64, "optimizer": "adamw", "weight_decay": 0.01, "warmup": 0.1, "clip": 1.0},
+        "epochs": size.training["epochs"],
+        "learning_rates": list(how["rates"]),
+        "trial_epochs": size.training["trial_epochs"],
+        "target_accuracy": how["target"][data],
         "measurement": {
-            "images": size.measured_images,
-            "epochs": list(size.measured_epochs),
+            "images": size.measured,
+            "epochs": list(how["measured_epochs"]),
             "stencils": list(STENCILS),
             "outputs": list(OUTPUTS),
             "boundary": "mirror",
@@ -127,53 +124,54 @@ def configure(preset: str, variant: str, seed: int) -> Config:
 
 def run(config: Config, progress: Progress) -> Metrics:
     """Choose the learning rate, train, measure at the checkpoints. A training that diverges gives NaN, no exception."""
-    device, dtype = torch.device(config["device"]), getattr(torch, config["dtype"])
-    data = load_images(config["data"]["name"], tuple(config["data"]["sizes"]), generator_for(config["seed"], 1), dtype)
-    data = data.to(device)
-    settings = TrainSettings(**config["training"])
-    trial = replace(settings, epochs=config["trial_epochs"])
-    epochs = settings.epochs + trial.epochs * len(config["learning_rates"])
-    on_step = counter(progress, epochs * math.ceil(len(data.x_train) / settings.batch_size))
+    task, per_epoch = task_of(config)
+    lengths = config["trial_epochs"] * per_epoch, config["epochs"] * per_epoch
+    on_step = counter(progress, lengths[0] * len(config["learning_rates"]) + lengths[1])
+
+    def tried(lr: float) -> Trained:
+        own = {**config["training"], "steps": lengths[0], "validate_every": per_epoch}
+        how = {**config, "training": own, "rule": "fixed", "augment": None}
+        return train_trial(task, functools.partial(build_network, config), {"lr": lr, "prior": None}, how, on_step)
 
     began = time.perf_counter()
-    lr, trials = choose_learning_rate(
-        lambda: build_model(config),
-        data,
-        trial,
-        config["learning_rates"],
-        lambda: generator_for(config["seed"], 2),
-        on_step=on_step,
-    )
+    trials = [tried(lr) for lr in config["learning_rates"]]
+    lr = trials[choose(trials)].trial["lr"]
     seconds_trials = time.perf_counter() - began
-    model = build_model(config)
-    watch = BestEpoch(model, data, config)
-    watch(0, accuracy(model, data.x_validation, data.y_validation))
-    order = generator_for(config["seed"], 3)
-    training = train(model, data, replace(settings, lr=lr), order, after_epoch=watch, on_step=on_step)
+    model = build_network(config)
+    watch = Checkpoints(model, task.data, config)
+    watch(0, 1 - task.validation_error(model))
+
+    def after(step: int, error: float) -> None:
+        watch(step // per_epoch, 1 - error)
+
+    began = time.perf_counter()
+    own = LoopSettings(**config["training"], steps=lengths[1], validate_every=per_epoch, lr=lr)
+    training = train(model, task, own, generator_for(config["seed"], ORDER), on_step=on_step, after_validation=after)
+    seconds = time.perf_counter() - began - watch.seconds
     return {
         **headline(watch, training),
         "learning_rate": lr,
-        "trials": trials,
-        "validation_accuracies": training.validation_accuracy,
-        "train_losses": training.train_loss,
+        "trials": [one.to_record() for one in trials],
+        "validation_accuracies": [1 - error for _, error in training.validations],
+        "train_losses": training.losses,
         "matched_epoch": watch.matched_epoch,
         "flows": list(FLOWS),
         "checkpoints": watch.checkpoints,
-        "pixel_mean": data.mean,
-        "pixel_std": data.std,
+        "pixel_mean": task.data.mean,
+        "pixel_std": task.data.std,
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds_trials": round(seconds_trials, 3),
-        "seconds_training": round(training.seconds, 3),
+        "seconds_training": round(seconds, 3),
         "seconds_measuring": round(watch.seconds, 3),
     }
 
 
-def build_model(config: Config) -> nn.Module:
-    """The untrained network of a configuration: the same parameters each time, torch's own generator left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config["seed"])
-        model = build(**config["network"])
-    return model.to(device=config["device"], dtype=getattr(torch, config["dtype"]))
+def task_of(config: Config) -> tuple[ImageTask, int]:
+    """The images of a configuration, and how many steps an epoch has."""
+    drawn = generator_for(config["seed"], DATA)
+    data = load_images(config["data"]["name"], tuple(config["data"]["sizes"]), drawn, dtype_of(config))
+    task = ImageTask(data.to(config["device"]), config["measurement"])
+    return task, math.ceil(task.samples / config["training"]["batch_size"])
 
 
 def _plot(records: list[dict[str, Any]], path: Any) -> None:

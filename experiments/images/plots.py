@@ -1,6 +1,6 @@
 """The figure and the tables of ``rotation`` and ``translation``.
 
-    python -m experiments.image_plots results rotation
+    python -m experiments.images.plots results rotation
 
 prints, from the records in a folder, one table per number of training images and quantity: a row per variant, a column
 per point of the dial.
@@ -19,10 +19,11 @@ from softeq.errors import SofteqError
 from softeq.experiments.engine import record
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.engine.record import Record
-from softeq.experiments.images.dial import ARMS, EXPERIMENTS, headers
-from softeq.experiments.show.plots import COLOURS, draw_figure
+from softeq.experiments.images.dial import EXPERIMENTS, headers
+from softeq.experiments.show.plots import BAND, draw_arm, draw_figure
 from softeq.experiments.show.render import format_stat
-from softeq.experiments.show.tables import choose_preset, describe, scalar, select
+from softeq.experiments.show.tables import choose_preset, describe, scalar, select, variant_order
+from softeq.experiments.training.arms import parse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,6 @@ QUANTITIES: Mapping[str, str] = {
 """What is kept at every point of the dial, with its label."""
 _ROWS = ("accuracy", "moved_accuracy", "defect")
 _LABELS = {"accuracy": "test accuracy", "moved_accuracy": "accuracy, test moved", "defect": "weight defect"}
-_MARKERS = ("o", "s", "^", "D")
 
 
 def _of_preset(records: Sequence[Record], experiment: Experiment, preset: str | None) -> list[Record]:
@@ -47,7 +47,7 @@ def _of_preset(records: Sequence[Record], experiment: Experiment, preset: str | 
 
 
 def _sizes(records: Iterable[Record]) -> list[int]:
-    return sorted({int(r["variant"].rpartition("-")[2]) for r in records})
+    return sorted({parse(r["variant"]).samples or 0 for r in records})
 
 
 def values(records: Iterable[Record], variant: str, key: str) -> list[float]:
@@ -79,17 +79,17 @@ def dial_table(
     """
     mine = _of_preset(records, experiment, preset)
     points = _points(mine, experiment.name)
-    held = {r["variant"] for r in mine}
-    arms = [arm for arm in ARMS if f"{arm}-{training_images}" in held]
-    if not arms:
+    variants = [v for v in variant_order(mine, experiment) if parse(v).samples == training_images]
+    if not variants:
         raise SofteqError(f"no records of {experiment.name} with {training_images} training images")
     lines = [f"| {training_images} images, {QUANTITIES[quantity]} | " + " | ".join(points.values()) + " |"]
     lines.append("|---|" + "---:|" * len(points))
-    for arm in arms:
-        variant = f"{arm}-{training_images}"
+    for variant in variants:
         stats = [describe(values(mine, variant, f"{quantity}@{name}")) for name in points]
         lines.append(
-            f"| {arm} | " + " | ".join(format_stat(s, ".3f" if "acc" in quantity else ".3g") for s in stats) + " |"
+            f"| {parse(variant).arm.name} | "
+            + " | ".join(format_stat(s, ".3f" if "acc" in quantity else ".3g") for s in stats)
+            + " |"
         )
     return "\n".join(lines)
 
@@ -177,29 +177,22 @@ def _panels(axes: Axes, records: Sequence[Record], points: Mapping[str, str], si
     handles: dict[str, Any] = {}
     for row, quantity in zip(panels, _ROWS, strict=True):
         for panel, n in zip(row, sizes, strict=True):
-            for arm, colour, marker in zip(ARMS, COLOURS, _MARKERS, strict=False):
-                line = _line(panel, records, f"{arm}-{n}", quantity, list(points), colour, marker)
-                handles |= {} if line is None else {arm: line}
+            for variant in dict.fromkeys(r["variant"] for r in records if parse(r["variant"]).samples == n):
+                line = _line(panel, records, variant, quantity, list(points))
+                handles |= {} if line is None else {parse(variant).arm.name: line}
             panel.grid(which="major")
         row[0].set_ylabel(_LABELS[quantity])
     for panel, n in zip(panels[0], sizes, strict=True):
         panel.set_title(f"{n} training images", loc="left", fontsize=10)
     for panel in panels[-1]:
         panel.set_xticks(range(len(points)), list(points.values()), rotation=45, ha="right", fontsize=8)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=9)
+    title: Any = {"title": BAND, "title_fontsize": 8}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=9, **title)
 
 
-def _line(
-    panel: Axes,
-    records: Sequence[Record],
-    variant: str,
-    quantity: str,
-    names: Sequence[str],
-    colour: str,
-    marker: str,
-) -> Any:
+def _line(panel: Axes, records: Sequence[Record], variant: str, quantity: str, names: Sequence[str]) -> Any:
     """Draws a variant; returns its line, None where there is nothing finite."""
-    line = None
+    line, arm = None, parse(variant).arm
     datas = [_data(records, name) for name in names]
     for data in dict.fromkeys(datas):
         places, groups = [], []
@@ -209,10 +202,7 @@ def _line(
                 places.append(place)
                 groups.append(finite)
         if groups:
-            least, largest = [min(g) for g in groups], [max(g) for g in groups]
-            panel.fill_between(places, least, largest, color=colour, alpha=0.15, lw=0)
-            means = [statistics.fmean(g) for g in groups]
-            line = panel.plot(places, means, color=colour, marker=marker, markersize=3.5, linewidth=1.6)[0]
+            line = draw_arm(panel, places, groups, arm)
     return line
 
 
@@ -224,7 +214,7 @@ def _data(records: Iterable[Record], name: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code, 2 for a user's mistake."""
     if len(arguments) != 2 or arguments[1] not in EXPERIMENTS:
-        print(f"usage: python -m experiments.image_plots FOLDER {{{','.join(EXPERIMENTS)}}}", file=sys.stderr)
+        print(f"usage: python -m experiments.images.plots FOLDER {{{','.join(EXPERIMENTS)}}}", file=sys.stderr)
         return 2
     experiment = EXPERIMENTS[arguments[1]]
     try:

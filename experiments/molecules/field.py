@@ -1,7 +1,7 @@
 """``md-field`` and its like: soft against hard and none on molecules, while a field breaks their symmetry.
 
 ``md-field``: ethanol at 500 K in a uniform electric field, which breaks SO(3) to the rotations about it, from none to
-strong. A hard model that is not told of the field cannot see its direction; ``hard+field`` is told, and is the honest
+strong. A hard model that is not told of the field cannot see its direction; ``hard+cause`` is told, and is the honest
 rival of softness. ``md-ethanol`` and ``md-aspirin`` are free of fields and larger; ``rmd17`` is the published set.
 The number in a variant's name is that of its training frames.
 """
@@ -9,140 +9,78 @@ The number in a variant's name is that of its training frames.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
-
-import torch
 
 from softeq.errors import SofteqValueError
 from softeq.experiments.data.walks import Sampling
-from softeq.experiments.engine.experiment import Column, Config, Experiment
-from softeq.experiments.molecules import run as molecule_run
+from softeq.experiments.engine.experiment import Column, Experiment
+from softeq.experiments.molecules.frame_task import build_model, task_of
+from softeq.experiments.training.arms import Variant
+from softeq.experiments.training.comparison import Comparison, Domain, Lists, Size
 
-ARMS: Mapping[str, dict[str, Any]] = {
-    "hard": {"constraint": "hard"},
-    "soft": {"constraint": "soft"},
-    "none": {"constraint": "none"},
-    "none-augmented": {"constraint": "none", "augment": True},
-    "hard+field": {"constraint": "hard", "field": True},
-}
-"""The network's constraint, whether training frames are turned anew in every batch, whether the field is an input."""
 TRAINING_FRAMES = (50, 200, 950)
 FIELDS = (0.0, 0.005, 0.01, 0.015, 0.02)
 """Atomic units, 51.4 V/Angstrom each."""
 
 SAMPLING = Sampling()
-Trial = dict[str, Any]
-PLAIN_TRIALS: tuple[Trial, ...] = tuple({"lr": lr, "prior": None} for lr in (5e-3, 1e-2, 2e-2))
-SOFT_TRIALS: tuple[Trial, ...] = tuple(
-    {"lr": lr, "prior": {"equivariant": 1e-4, "residual": residual}}
-    for lr, residual in ((1e-2, 1.0), (1e-2, 100.0), (2e-2, 10.0))
-)
-"""As many as of the others. The precisions are for all training frames together."""
+LISTS = Lists((1e-2, 2e-2, 4e-2), residual=(1.0, 100.0, 1e4), equivariant=(1e-4, 1e-2, 1.0), plain=(1e-2, 1.0, 100.0))
+"""Precisions are for all training frames together."""
+
+_NARROW, _WIDE = {"channels": 16, "lmax": 1, "layers": 2}, {"channels": 32, "lmax": 2, "layers": 3}
+_COMMON = {"batch_size": 10, "warmup": 0.05, "clip": 10.0}
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large a preset is.
-
-    Args:
-        seeds: of each variant.
-        fields: of ``md-field``, atomic units.
-        share: of `TRAINING_FRAMES` that is used.
-        validation, test: frames.
-        steps: of every training.
-        channels, lmax, layers: of the network.
-        sampling: of the frames.
-        measured: test frames whose Lie derivative is taken.
-    """
-
-    seeds: int
-    fields: Sequence[float] = FIELDS
-    share: float = 1.0
-    validation: int = 100
-    test: int = 200
-    steps: int = 800
-    channels: int = 16
-    lmax: int = 1
-    layers: int = 2
-    sampling: Sampling = SAMPLING
-    measured: int = 20
+def _size(
+    seeds: int,
+    equal: int,
+    *,
+    network: Mapping[str, Any] = _NARROW,
+    fields: Sequence[float] = FIELDS,
+    rows: tuple[int, int] = (100, 200),
+    measured: int = 20,
+) -> Size:
+    """A preset: frames for validation and testing; the steps of a comparison at equal steps, eight times as many at
+    most; the test frames whose Lie derivative is taken."""
+    training = {"steps": 8 * equal, "schedule": "plateau", "validate_every": equal // 20, "equal_steps": equal}
+    data = {"fields": list(fields), "validation": rows[0], "test": rows[1], "share": 1.0, "sampling": asdict(SAMPLING)}
+    return Size(seeds, network, data, {**_COMMON, **training}, measured=measured)
 
 
+_SMOKE_DATA = {"fields": [0.0, 0.02], "validation": 4, "test": 4, "share": 0.02}
+_SMOKE_DATA |= {"sampling": asdict(Sampling(walks=8, frames=5, burn=50, thin=10))}
 SIZES: Mapping[str, Size] = {
     "smoke": Size(
-        1,
-        fields=(0.0, 0.02),
-        share=0.02,
-        validation=4,
-        test=4,
-        steps=10,
-        channels=4,
-        sampling=Sampling(walks=8, frames=5, burn=50, thin=10),
-        measured=2,
+        1, _NARROW | {"channels": 4}, _SMOKE_DATA, {**_COMMON, "steps": 10, "validate_every": 5}, "one", measured=2
     ),
-    "short": Size(3, fields=(0.0, 0.02), steps=400),
-    "default": Size(3),
-    "paper": Size(5, validation=300, test=500, steps=20_000, channels=32, lmax=2, layers=3, measured=200),
+    "short": _size(3, 400, fields=(0.0, 0.02)),
+    "default": _size(5, 800),
+    "paper": _size(5, 20_000, network=_WIDE, rows=(300, 500), measured=200),
 }
 
 
-def variants(arms: Sequence[str]) -> tuple[str, ...]:
-    """Every arm at every number of training frames."""
-    return tuple(f"{arm}-{n}" for n, arm in itertools.product(TRAINING_FRAMES, arms))
+def network_of(size: Size, variant: Variant) -> dict[str, Any]:
+    """The network of an arm; it takes the field as an input where it is told of the cause."""
+    return {**size.network, "cutoff": 4.5, "constraint": variant.arm.constraint, "field": variant.arm.cause}
 
 
-def configure(name: str, preset: str, variant: str, seed: int) -> Config:
-    """The complete configuration of one run.
-
-    Args:
-        name: of the experiment.
-        preset: a key of `SIZES`.
-        variant: an arm of `ARMS` and a number of training frames, as ``hard-200``.
-        seed: 0 or more.
+def points_of(name: str, size: Size, variant: Variant) -> list[dict[str, Any]]:
+    """The points over which a run goes: fields, or molecules of the published set, with the frames of each split.
 
     Raises:
-        SofteqValueError: an unknown variant.
+        SofteqValueError: a variant without a number of training frames.
     """
-    size, (arm, _, wanted) = SIZES[preset], variant.rpartition("-")
-    if arm not in ARMS or not wanted.isdecimal() or int(wanted) not in TRAINING_FRAMES:
-        raise SofteqValueError(f"variant: expected an arm and a number such as hard-200, got {variant!r}")
-    own = ARMS[arm]
-    trials = SOFT_TRIALS if own["constraint"] == "soft" else PLAIN_TRIALS
-    return {
-        "points": points(name, size),
-        "sizes": {
-            "train": max(2, round(int(wanted) * size.share)),
-            "validation": size.validation,
-            "test": size.test,
-        },
-        "network": {
-            "channels": size.channels,
-            "lmax": size.lmax,
-            "layers": size.layers,
-            "cutoff": 4.5,
-            "constraint": own["constraint"],
-            "field": own.get("field", False),
-        },
-        "augment": own.get("augment", False),
-        "trials": list(trials),
-        "training": {"steps": size.steps, "batch_size": 10, "clip": 10.0},
-        "measured": size.measured,
-        "seed": seed,
-        "device": "cuda" if preset == "paper" and torch.cuda.is_available() else "cpu",
-        "dtype": "float32",
-    }
-
-
-def points(name: str, size: Size) -> list[dict[str, Any]]:
-    """The points over which a run goes: fields, or molecules of the published set."""
+    if variant.samples not in TRAINING_FRAMES:
+        raise SofteqValueError(f"variant: expected one with {TRAINING_FRAMES} frames, got {variant.samples}")
+    data = size.data
+    rows = {"train": max(2, round(variant.samples * data["share"]))}
+    sizes = {"sizes": {**rows, "validation": data["validation"], "test": data["test"]}}
     if name == "rmd17":
-        return [{"name": m, "source": "rmd17", "molecule": m} for m in ("ethanol", "aspirin")]
+        return [{"name": m, "source": "rmd17", "molecule": m, **sizes} for m in ("ethanol", "aspirin")]
     molecule = "aspirin" if name == "md-aspirin" else "ethanol"
-    fields = size.fields if name == "md-field" else (0.0,)
-    common = {"source": "trajectory", "molecule": molecule, "sampling": asdict(size.sampling)}
+    fields = data["fields"] if name == "md-field" else (0.0,)
+    common = {"source": "trajectory", "molecule": molecule, "sampling": data["sampling"], **sizes}
     # Over a field all directions must occur; without one it tells more to train on those of the walks, and turn.
     directions = "uniform" if name == "md-field" else "walks"
     return [{"name": point_name(f), "field_au": f, "directions": directions, **common} for f in fields]
@@ -191,40 +129,42 @@ def _plot(records: list[dict[str, Any]], path: Any) -> None:
 _NOTES = (
     "Mean absolute errors on test frames of other walks: forces in meV/Angstrom, energies in meV.",
     "Turned: each test frame turned at random, its labels those of the turned molecule in the unturned field.",
-    "Variants: constraint and training frames. Each chose among three trials on validation frames, at every point.",
+    "Variants: arm and training frames.",
 )
 
 
-def _experiment(name: str, summary: str, arms: Sequence[str], columns: tuple[Column, ...]) -> Experiment:
-    return Experiment(
+def _comparison(name: str, summary: str, arms: Sequence[str], columns: tuple[Column, ...]) -> Comparison:
+    return Comparison(
         name=name,
         summary=summary,
-        variants=variants(arms),
-        presets={preset: size.seeds for preset, size in SIZES.items()},
-        configure=functools.partial(configure, name),
-        run=molecule_run.run,
+        arms=tuple(arms),
+        samples=TRAINING_FRAMES,
+        domain=Domain(task_of, build_model, network_of, functools.partial(points_of, name)),
+        sizes=SIZES,
+        lists=LISTS,
         columns=columns,
         notes=_NOTES,
         plot=_plot if name == "md-field" else None,
     )
 
 
-_EXACT = ("hard", "soft", "none", "none-augmented")
-EXPERIMENTS: dict[str, Experiment] = {
-    "md-field": _experiment(
+_EXACT = ("hard", "soft", "soft-grid", "none", "none-augmented")
+COMPARISONS: dict[str, Comparison] = {
+    "md-field": _comparison(
         "md-field",
         "a potential for ethanol in a field (GFN2-xTB, 500 K): soft against hard, none, and hard told of the field",
-        tuple(ARMS),
+        ("hard+cause", *_EXACT, "none-augmented-true"),
         _field_columns(),
     ),
-    "md-ethanol": _experiment(
+    "md-ethanol": _comparison(
         "md-ethanol", "the same without a field, where SO(3) holds exactly", _EXACT, _columns({"0": ""})
     ),
-    "md-aspirin": _experiment("md-aspirin", "the same for aspirin, 21 atoms", _EXACT, _columns({"0": ""})),
-    "rmd17": _experiment(
+    "md-aspirin": _comparison("md-aspirin", "the same for aspirin, 21 atoms", _EXACT, _columns({"0": ""})),
+    "rmd17": _comparison(
         "rmd17",
         "ethanol and aspirin of the published rMD17, where its files are",
         _EXACT,
         _columns({"ethanol": ", ethanol", "aspirin": ", aspirin"}),
     ),
 }
+EXPERIMENTS: dict[str, Experiment] = {name: c.experiment() for name, c in COMPARISONS.items()}

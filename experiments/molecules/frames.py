@@ -15,7 +15,7 @@ from torch import Tensor
 from softeq.errors import SofteqValueError, SofteqWarning
 from softeq.experiments.data.molecules import Frames, load_rmd17, rmd17_file
 from softeq.experiments.data.trajectories import Sampling, in_field, is_kept, trajectory, turned
-from softeq.experiments.engine.bookkeeping import generator_for
+from softeq.experiments.engine.bookkeeping import DATA, dtype_of, generator_for
 from softeq.experiments.engine.experiment import Config
 from softeq.groups import SO
 
@@ -59,16 +59,16 @@ def prepared(point: Mapping[str, Any], config: Config) -> Point:
     blocks = np.unique(frames.block)
     first, second = (round(share * len(blocks)) for share in (SHARES[0], sum(SHARES)))
     parts = [np.isin(frames.block, part).nonzero()[0] for part in np.split(blocks, [first, second])]
-    wanted = config["sizes"]
+    wanted = point["sizes"]
     if wanted["train"] > len(parts[0]):
         raise SofteqValueError(f"sizes: expected at most {len(parts[0])} training frames, got {wanted['train']}")
-    order = torch.randperm(len(parts[0]), generator=generator_for(config["seed"], 1)).numpy()
+    order = torch.randperm(len(parts[0]), generator=generator_for(config["seed"], DATA)).numpy()
     rows = {
         "train": parts[0][order[: wanted["train"]]],
         "validation": _spread(parts[1], wanted["validation"]),
         "test": _spread(parts[2], wanted["test"]),
     }
-    dtype, device = getattr(torch, config["dtype"]), config["device"]
+    dtype, device = dtype_of(config), config["device"]
     mean = frames.energies[rows["train"]].mean()
 
     def split(source: Frames) -> Split:

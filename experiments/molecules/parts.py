@@ -15,7 +15,7 @@ from torch import Tensor
 from softeq.errors import SofteqValueError
 from softeq.experiments.data.qm9 import qm9
 from softeq.experiments.data.small_molecules import ELEMENTS, Molecules, qm9_like
-from softeq.experiments.engine.bookkeeping import generator_for
+from softeq.experiments.engine.bookkeeping import DATA, dtype_of, generator_for
 from softeq.experiments.engine.experiment import Config
 
 SPECIES = tuple(ELEMENTS.values())
@@ -79,16 +79,16 @@ def prepared(config: Config) -> tuple[Part, Part, Part]:
         MissingExtraError: the set is not there and the engine is not installed.
         SofteqError: the published set is not there.
     """
-    found, sizes = _molecules(config["data"]["source"], config["data"]["limit"]), config["sizes"]
+    found, sizes = _molecules(config["data"]["source"], config["data"]["limit"]), config["data"]["sizes"]
     if sum(sizes) > len(found):
         raise SofteqValueError(f"sizes: expected at most {len(found)} molecules together, got {sum(sizes)} ({sizes})")
     test, rest = torch.randperm(len(found), generator=generator_for(0, 5)).split([sizes[2], len(found) - sizes[2]])
-    rest = rest[torch.randperm(len(rest), generator=generator_for(config["seed"], 1))]
+    rest = rest[torch.randperm(len(rest), generator=generator_for(config["seed"], DATA))]
     train, validation = rest[: sizes[0]], rest[len(rest) - sizes[1] :]
     counts = np.array([[(numbers == kind).sum() for kind in SPECIES] for numbers in found.numbers], dtype=np.float64)
     # Of all that are not for testing: a hundred training molecules may lack an element that is rare, such as F.
     elements = np.linalg.lstsq(counts[rest.numpy()], found.energies[rest.numpy()], rcond=None)[0]
-    like = {"dtype": getattr(torch, config["dtype"]), "device": config["device"]}
+    like = {"dtype": dtype_of(config), "device": config["device"]}
 
     def part(rows: Tensor) -> Part:
         index = rows.tolist()

@@ -1,99 +1,130 @@
 """The first comparison: soft, hard and unconstrained networks on problems of physics.
 
 Moment of inertia and double pendulum, as in Finzi, Benton, Wilson, "Residual Pathway Priors for Soft Equivariance
-Constraints" (NeurIPS 2021). Every arm but ``soft-published`` has its decays and its schedule chosen on validation data
-by the same number of runs (`training.tune`), kept in ``chosen.json``; ``soft-published`` is the published setting.
-A seed draws the data, the initialisation, the order of the rows and the elements that move them.
+Constraints" (NeurIPS 2021). A seed draws the data, the initialisation, the order of the rows and the elements that move
+them. ``soft-published`` has the published start, layers, penalty and decays; what the other arms choose from stands in
+`Problem.lists`.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from softeq.errors import SofteqValueError
-from softeq.experiments.engine.bookkeeping import generator_for
-from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
-from softeq.experiments.physics.problems import build_model, build_task, mlp_channels_matching_soft
-from softeq.experiments.training.evaluate import evaluate
-from softeq.experiments.training.fit import FitSettings, fit, precision
+from softeq.experiments.engine.experiment import Column, Experiment
+from softeq.experiments.physics.problems import build_model, build_task, matched
+from softeq.experiments.training.arms import TRUE, Variant
+from softeq.experiments.training.comparison import Comparison, Domain, Lists, Size
+from softeq.experiments.training.published import precision
 
-VARIANTS = ("hard", "soft", "soft-published", "none", "none-matched", "none-augmented")
-SWEEP = tuple(f"soft@1e{power}" for power in range(-3, 4))
-"""Variants of the figure: soft, with the residual decay that the name gives."""
-CHOSEN = Path(__file__).with_name("chosen.json")
-CHOSEN_FIELDS = ("lr", "schedule", "shrinkage", "equivariant_decay", "residual_decay")
+_EVERYWHERE = ("hard", "hard-matched", "soft", "soft-grid", "soft-projected", "soft-published", "none", "none-matched")
+_AUGMENTED = ("none-augmented",)
+_WITH_TRUE = ("hard-true", *_EVERYWHERE, *_AUGMENTED, "none-augmented-true")
+SWEEP = tuple(f"soft-grid@1e{power}" for power in range(7))
+"""Variants of the figure: soft, with the residual precision that the name gives."""
 
-
-@dataclass(frozen=True)
-class Size:
-    """How large a preset is: seeds, rows per split, network and training."""
-
-    seeds: int
-    rows: tuple[int, int, int]
-    channels: int
-    layers: int
-    epochs: int
-    validate_every: int
-    systems: int = 5000
+_SOURCE = "Finzi, Benton, Wilson (2021): medians of 10 trials read off the plots, +-10%, last epoch"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of the list of experiments: the problem, the group that is assumed, and the published settings."""
+    """One row of the list of experiments: the problem, the groups, the published settings.
+
+    Args:
+        name, summary: of the experiment.
+        data: the problem's ``kind`` and settings, the ``group`` that is assumed, and the ``true_group`` where it is
+            another and has a name.
+        sizes: by preset.
+        decays: the published weight decays, residual and equivariant.
+        lists: what is tried.
+        arms: that are compared.
+        costs: seconds per step over those of ``none``, from the records of the networks of 384 channels.
+        cause: the vector that breaks the symmetry, where one does.
+        lr: the published learning rate.
+        published: the paper's numbers by arm.
+    """
 
     name: str
     summary: str
-    kind: str
-    group: str
-    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
     sizes: Mapping[str, Size]
-    published_decays: tuple[float, float]
-    """Residual, equivariant."""
+    decays: tuple[float, float]
+    lists: Lists
+    arms: tuple[str, ...]
+    costs: Mapping[str, float]
+    cause: tuple[float, float, float] | None = None
     lr: float = 3e-3
     published: Mapping[str, str] = field(default_factory=dict)
-    published_source: str = "Finzi, Benton, Wilson (2021): medians of 10 trials read off the plots, +-10%, last epoch"
 
 
-def _inertia_sizes(paper_epochs: int) -> dict[str, Size]:
-    rows = (1000, 1000, 1000)
+_ROWS = {"sizes": [1000, 1000, 1000]}
+
+
+def _inertia_sizes(equal: int) -> dict[str, Size]:
+    """Presets; ``equal`` is the published number of steps, two per epoch."""
+    plateau = {"steps": 40 * equal, "batch_size": 500, "schedule": "plateau", "validate_every": 20, "patience": 10}
+    plateau |= {"equal_steps": equal}
+    short = {"steps": 300, "batch_size": 500, "validate_every": 10}
+    # Narrower than 108 channels O(3) has no tensor of order 3, and the hard network cannot make r r^T.
+    narrow = {"channels": 128, "layers": 3}
     return {
-        # Narrower than 108 channels O(3) has no tensor of order 3, and the hard network cannot make r r^T.
-        "smoke": Size(1, rows, 128, 3, 150, 5),
-        "default": Size(3, rows, 128, 3, paper_epochs, 5),
-        "paper": Size(10, rows, 384, 3, paper_epochs, 5),
+        "smoke": Size(1, narrow, _ROWS, short, trials="one"),
+        "default": Size(10, narrow, _ROWS, plateau),
+        "paper": Size(10, {"channels": 384, "layers": 3}, _ROWS, plateau),
     }
 
 
-_PENDULUM_SIZES = {
-    "smoke": Size(1, (100, 100, 100), 16, 2, 10, 5, systems=300),
-    "default": Size(3, (500, 500, 500), 64, 3, 200, 5),
-    "paper": Size(10, (500, 500, 500), 128, 3, 1000, 5),
-}
+def _pendulum_data(rows: int, systems: int) -> dict[str, Any]:
+    return {"sizes": [rows] * 3, "systems": systems, "duration": 30.0, "rtol": 1e-4}
+
+
+def _pendulum_sizes() -> dict[str, Size]:
+    def plateau(steps: int) -> dict[str, Any]:
+        # Full batches of 500, as published.
+        settings = {"steps": 20 * steps, "batch_size": 500, "schedule": "plateau", "validate_every": 10}
+        return settings | {"equal_steps": steps}
+
+    short = {"steps": 10, "batch_size": 500, "validate_every": 5}
+    return {
+        "smoke": Size(1, {"channels": 16, "layers": 2}, _pendulum_data(100, 300), short, trials="one"),
+        "default": Size(10, {"channels": 64, "layers": 3}, _pendulum_data(500, 5000), plateau(200)),
+        "paper": Size(10, {"channels": 128, "layers": 3}, _pendulum_data(500, 5000), plateau(1000)),
+    }
+
+
+_RATES = (1e-3, 3e-3, 1e-2)
+_INERTIA = Lists(_RATES, residual=(1e2, 1e4, 1e6), equivariant=(0.02, 0.2, 2.0), plain=(0.2, 2.0, 20.0))
+# The group is wrong: what helps is a residual pathway that costs little, and an equivariant one that is not held at 0.
+_WRONG = Lists(_RATES, residual=(0.02, 2.0, 200.0), equivariant=(2e-4, 2e-3, 2e-2), plain=(0.2, 2.0, 20.0))
+_PENDULUM = Lists(_RATES, residual=(10.0, 1e3, 1e5), equivariant=(1e-4, 1e-3, 1e-2), plain=(1e-4, 1e-3, 1e-2))
+_INERTIA_COSTS = {"hard": 5.5, "soft": 6.7, "soft-grid": 6.7, "soft-published": 6.5, "none": 1.0, "none-matched": 3.0}
+_INERTIA_COSTS |= {"none-augmented": 1.0, "none-augmented-true": 1.0}
+_PENDULUM_COSTS = {"hard": 10.0, "soft": 12.0, "soft-grid": 12.0, "soft-published": 12.0, "none": 1.0}
+_PENDULUM_COSTS |= {"none-matched": 1.5, "none-augmented": 1.0}
 
 PROBLEMS = (
     Problem(
         "inertia",
         "moment of inertia; O(3) assumed, and it holds",
-        "inertia",
-        "O(3)",
-        {"modified": False},
-        _inertia_sizes(300),
+        {"kind": "inertia", "group": "O(3)", "modified": False},
+        _inertia_sizes(600),
         (1e2, 1e-3),
+        _INERTIA,
+        (*_EVERYWHERE, *_AUGMENTED),
+        _INERTIA_COSTS,
         published={"none": "3.8 (median)", "hard": "0.159 (median)", "soft-published": "0.28 (median)"},
     ),
     Problem(
         "modified-inertia",
         "moment of inertia with a term along z; O(3) assumed, and it nearly holds",
-        "inertia",
-        "O(3)",
-        {"modified": True},
-        _inertia_sizes(500),
+        {"kind": "inertia", "group": "O(3)", "true_group": "O2eR3", "modified": True},
+        _inertia_sizes(1000),
         (0.1, 1e-5),
+        _INERTIA,
+        ("hard+cause", *_WITH_TRUE),
+        _INERTIA_COSTS,
+        cause=(0.0, 0.0, 1.0),
         published={
             "none": "4.8 (median)",
             "hard": "1.06 (median)",
@@ -104,181 +135,122 @@ PROBLEMS = (
     Problem(
         "misspecified-inertia",
         "moment of inertia; SL(3) assumed, where O(3) is true",
-        "inertia",
-        "SL(3)",
-        {"modified": False},
-        _inertia_sizes(300),
+        {"kind": "inertia", "group": "SL(3)", "true_group": "O(3)", "modified": False},
+        _inertia_sizes(600),
         (1e-5, 1e-5),
+        _WRONG,
+        _WITH_TRUE,
+        _INERTIA_COSTS,
         published={"none": "3.7 (median)", "hard": "32.5 (median)", "soft-published": "4.0 (median)"},
     ),
     Problem(
         "spring-pendulum",
         "double spring pendulum, Hamiltonian networks; O(2) about z assumed, and it holds",
-        "pendulum",
-        "O2eR3",
-        {"wind": [0.0, 0.0, 0.0]},
-        _PENDULUM_SIZES,
+        {"kind": "pendulum", "group": "O2eR3", "wind": [0.0, 0.0, 0.0]},
+        _pendulum_sizes(),
         (1.0, 1e-4),
+        _PENDULUM,
+        (*_EVERYWHERE, *_AUGMENTED),
+        _PENDULUM_COSTS,
         published={"none": "2.2e-3 (median)", "hard": "9.6e-4 (median)", "soft-published": "9.9e-4 (median)"},
     ),
     Problem(
         "windy-pendulum",
         "double spring pendulum in wind, Hamiltonian networks; O(2) about z assumed, and it nearly holds",
-        "pendulum",
-        "O2eR3",
-        {"wind": [0.08, 0.05, 0.0]},
-        _PENDULUM_SIZES,
+        {"kind": "pendulum", "group": "O2eR3", "wind": [0.08, 0.05, 0.0]},
+        _pendulum_sizes(),
         (0.1, 1e-5),
+        _PENDULUM,
+        ("hard+cause", *_EVERYWHERE, *_AUGMENTED),
+        _PENDULUM_COSTS,
+        cause=(0.08, 0.05, 0.0),
         published={"none": "9.2e-4 (median)", "hard": "6.4e-4 (median)", "soft-published": "5.1e-4 (median)"},
     ),
 )
 
 _COLUMNS = (
     Column("test_mse", "test MSE"),
-    Column("test_mse_best_validation", "test MSE, best validation epoch"),
+    Column("test_mse_best_validation", "test MSE, best validation"),
+    Column("test_mse_equal_steps", "test MSE, equal steps"),
     Column("test_mse_moved", "test MSE, inputs moved"),
     Column("equivariance_error", "equivariance error"),
     Column("weight_defect_mean", "weight defect, mean of layers"),
+    Column("steps", "steps", ",.0f"),
+    Column("training_seconds", "training, s"),
     Column("seconds_per_step", "s / step"),
     Column("parameters", "parameters", ",.0f"),
 )
 _NOTES = (
-    "Test MSE: last epoch, fresh data per seed.",
+    "Test MSE: last step, fresh data per seed.",
     "Inputs moved: by random elements of the assumed group, against the true target there.",
-    "Decays and schedule of every variant but soft-published: chosen on validation data of another seed, as many runs"
-    " each.",
+    "Weight defect: of linear layers; bilinear layers and gates have residual pathways that it leaves out.",
 )
 
 
-def configure(
-    problem: Problem, preset: str, variant: str, seed: int, overrides: Mapping[str, Any] | None = None
-) -> Config:
-    """The complete configuration of one run.
-
-    Args:
-        problem: one of `PROBLEMS`.
-        preset: a key of its sizes.
-        variant: one of `VARIANTS`, or ``soft@DECAY``.
-        seed: of everything random, 0 or more.
-        overrides: of the fields in `CHOSEN_FIELDS`, instead of the chosen ones.
-
-    Raises:
-        SofteqValueError: nothing has been chosen for this variant, or the chosen fields are not what is expected.
-    """
-    size = problem.sizes[preset]
-    arm, _, decay = variant.partition("@")
-    picked = dict(hyperparameters(problem, arm) if overrides is None else overrides)
-    if decay:
-        picked["residual_decay"] = float(decay)
-    settings = {
-        "epochs": size.epochs,
-        # The pendulum's epochs are full batches of 500, as published.
-        "batch_size": 500,
-        "validate_every": size.validate_every,
-        "augment": arm == "none-augmented",
-        **picked,
-    }
-    n_train = size.rows[0]
-    return {
-        "problem": _problem_config(problem, size),
-        "network": _network_config(problem, size, arm),
-        "fit": settings,
-        "residual_precision": precision(settings["residual_decay"], n_train),
-        "equivariant_precision": precision(settings["equivariant_decay"], n_train),
-        "seed": seed,
-        "device": "cpu",
-        "dtype": "float32",
-    }
+def network_of(problem: Problem, size: Size, variant: Variant) -> dict[str, Any]:
+    """The network of an arm: `SoftEMLP` where there is a symmetry, `MLP` for ``none``; as wide as it is asked to be."""
+    arm, data, width = variant.arm, problem.data, size.network
+    channels, layers = width["channels"], width["layers"]
+    group = data["true_group"] if arm.group == TRUE else data["group"]
+    if arm.matched:
+        channels = matched(data["kind"], data["group"], arm.constraint, channels, layers)
+    common = {"group": group, "cause": list(problem.cause or ()) if arm.cause else None}
+    if arm.constraint == "none":
+        return {"kind": "mlp", **common, "channels": channels, "layers": layers}
+    network = {"kind": "emlp", **common, "constraint": arm.constraint, "channels": channels, "layers": layers}
+    return network | {"published": arm.published, "projected": arm.projected}
 
 
-def run(config: Config, progress: Progress) -> Metrics:
-    """Draw, train, measure. A training that diverges gives NaN, not an exception; see `training.evaluate`."""
-    settings = FitSettings(**config["fit"])
-    task = build_task(config)
-    model = build_model(config)
-    # Streams of their own: what one draws must not move the other, or the data, which take the seed itself.
-    result = fit(model, task, settings, generator_for(config["seed"], 1), progress)
-    return evaluate(model, task, result, generator_for(config["seed"], 2)) | {"epochs": settings.epochs}
-
-
-def hyperparameters(problem: Problem, variant: str) -> dict[str, Any]:
-    """The fields `CHOSEN_FIELDS` of a variant: the published ones for ``soft-published``, else those in `CHOSEN`.
-
-    Raises:
-        SofteqValueError: for a variant without an entry, or an entry with missing fields.
-    """
-    if variant == "soft-published":
-        residual, equivariant = problem.published_decays
-        values = (problem.lr, "constant", "penalty", equivariant, residual)
-        return dict(zip(CHOSEN_FIELDS, values, strict=True))
-    entry = read_chosen(CHOSEN).get(problem.name, {}).get(variant)
-    if entry is None or any(name not in entry for name in CHOSEN_FIELDS):
-        raise SofteqValueError(
-            f"{CHOSEN.name} has no complete entry for {problem.name}, variant {variant}:"
-            f" choose one with python -m experiments.tune {problem.name}"
-        )
-    return {name: entry[name] for name in CHOSEN_FIELDS}
-
-
-@functools.cache
-def read_chosen(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """What `experiments.training.tune` wrote: hyperparameters by problem and variant. Read once per process."""
-    return json.loads(path.read_text())
-
-
-def _problem_config(problem: Problem, size: Size) -> dict[str, Any]:
-    config = {"kind": problem.kind, "group": problem.group, "sizes": list(size.rows), **problem.settings}
-    if problem.kind == "pendulum":
-        config |= {"systems": size.systems, "duration": 30.0, "rtol": 1e-4}
-    return config
-
-
-def _network_config(problem: Problem, size: Size, arm: str) -> dict[str, Any]:
-    if arm in ("hard", "soft", "soft-published"):
-        constraint = "hard" if arm == "hard" else "soft"
-        published = arm == "soft-published"
-        network = {"kind": "emlp", "constraint": constraint, "published": published}
-        return network | {"channels": size.channels, "layers": size.layers}
-    channels = size.channels
-    if arm == "none-matched":
-        channels = mlp_channels_matching_soft(problem.kind, problem.group, size.channels, size.layers)
-    return {"kind": "mlp", "channels": channels, "layers": size.layers}
-
-
-def _experiment(problem: Problem) -> Experiment:
-    return Experiment(
+def comparison(problem: Problem) -> Comparison:
+    """The comparison on one problem."""
+    samples = problem.sizes["paper"].data["sizes"][0]
+    residual, equivariant = (precision(decay, samples) for decay in problem.decays)
+    published = {"equivariant": equivariant, "residual": residual}
+    return Comparison(
         name=problem.name,
         summary=problem.summary,
-        variants=VARIANTS,
-        presets={name: size.seeds for name, size in problem.sizes.items()},
-        configure=functools.partial(configure, problem),
-        run=run,
+        arms=problem.arms,
+        domain=Domain(
+            task=build_task,
+            build=build_model,
+            network=lambda size, variant: network_of(problem, size, variant),
+        ),
+        sizes={name: _with_data(size, problem) for name, size in problem.sizes.items()},
+        lists=problem.lists,
         columns=_COLUMNS,
+        costs=problem.costs,
+        fixed={"soft-published": lambda size: {"lr": problem.lr, "prior": published}},
         published=problem.published,
-        published_source=problem.published_source,
+        published_source=_SOURCE,
         notes=_NOTES,
     )
 
 
-def _sweep(problem: Problem) -> Experiment:
+def _with_data(size: Size, problem: Problem) -> Size:
+    return Size(size.seeds, size.network, {**size.data, **problem.data}, size.training, size.trials, size.measured)
+
+
+def _sweep(problem: Problem) -> Comparison:
     def plot(records: list[dict[str, Any]], path: Any) -> None:
         from softeq.experiments.show.plots import plot_precision
 
         plot_precision(records, path, title=problem.name)
 
-    return Experiment(
+    base = comparison(problem)
+    return Comparison(
         name=f"{problem.name}-precision",
         summary=f"{problem.name}: test error against the residual pathway's precision",
-        variants=("hard", "none", *SWEEP),
-        presets={"smoke": 1, "default": 3, "paper": 5},
-        configure=functools.partial(configure, problem),
-        run=run,
+        arms=("hard", "none", *SWEEP),
+        domain=base.domain,
+        sizes=base.sizes,
+        lists=base.lists,
         columns=_COLUMNS,
-        notes=("soft@X: residual decay X, everything else as the variant soft.", *_NOTES),
+        costs=base.costs,
+        notes=("soft-grid@X: residual precision X, everything else as chosen.", *_NOTES),
         plot=plot,
     )
 
 
-PROBLEM: dict[str, Problem] = {problem.name: problem for problem in PROBLEMS}
-EXPERIMENTS: dict[str, Experiment] = {name: _experiment(problem) for name, problem in PROBLEM.items()}
-EXPERIMENTS["modified-inertia-precision"] = _sweep(PROBLEM["modified-inertia"])
+COMPARISONS: dict[str, Comparison] = {problem.name: comparison(problem) for problem in PROBLEMS}
+COMPARISONS["modified-inertia-precision"] = _sweep(PROBLEMS[1])
+EXPERIMENTS: dict[str, Experiment] = {name: c.experiment() for name, c in COMPARISONS.items()}

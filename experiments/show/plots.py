@@ -12,14 +12,16 @@ from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
 from softeq.experiments.engine.experiment import Column, Experiment
 from softeq.experiments.engine.record import Record
 from softeq.experiments.show.tables import choose_preset, describe, scalar, select, variant_order
+from softeq.experiments.training.arms import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Arm, arm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
 SUFFIXES = (".png", ".pdf", ".svg")
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
-"""Okabe and Ito's palette, which people with any of the common colour visions can tell apart."""
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, GREY)
+BAND = "band: least to largest seed"
+"""What a band is in every figure."""
 
 _INK, _QUIET, _GRID = "#222222", "#666666", "#DDDDDD"
 _STYLE: Any = {
@@ -142,15 +144,31 @@ def _legend(axes: Axes, published: bool) -> None:
     axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, handletextpad=0.3, fontsize=9)
 
 
+def draw_arm(axes: Axes, x: Sequence[float], groups: Sequence[Sequence[float]], which: Arm) -> Any:
+    """One arm over a dial: the mean of the seeds as a line with its marker, and the `BAND`; returns the line.
+
+    Args:
+        axes: where.
+        x: places on the dial, at least one.
+        groups: the finite values of the seeds at each.
+        which: gives colour and marker.
+    """
+    least, largest = [min(g) for g in groups], [max(g) for g in groups]
+    axes.fill_between(x, least, largest, color=which.colour, alpha=0.15, lw=0)
+    means = [math.fsum(g) / len(g) for g in groups]
+    style: Any = {"color": which.colour, "marker": which.marker, "markersize": 4, "linewidth": 1.6}
+    return axes.plot(x, means, label=which.name, **style)[0]
+
+
 def plot_precision(
     records: Sequence[Record], path: str | Path, *, metric: str = "test_mse", label: str = "test MSE", title: str = ""
 ) -> None:
-    """Test error against the residual pathway's precision, log-log, a band from the least to the largest seed.
+    """Test error against the residual pathway's precision, log-log, with the `BAND`.
 
     Args:
-        records: of one experiment and preset. The curve is made of the variants named ``soft@VALUE``, at their
-            configuration's ``residual_precision`` (dimensionless prior precision, > 0); ``hard`` and ``none``, where
-            they are there, are horizontal lines with bands.
+        records: of one experiment and preset. The curve is made of the variants named ``soft-grid@VALUE`` at their
+            trial's residual precision (in nats for the whole data set, > 0); ``hard`` and ``none``, where they are
+            there, are horizontal lines with bands.
         path: ends in ``.png``, ``.pdf`` or ``.svg``.
         metric: the key of the error in ``metrics``.
         label: the error's name on the axis.
@@ -162,8 +180,8 @@ def plot_precision(
     curve = _precision_curve(records, metric)
     lines = {v: x for v in ("hard", "none") if (x := _positive((r for r in records if r["variant"] == v), metric))}
     if not curve:
-        raise SofteqError(f"nothing to draw: no record of a variant soft@VALUE has a finite, positive {metric}")
-    drawn = [r for r in records if r["variant"].startswith("soft@") or r["variant"] in ("hard", "none")]
+        raise SofteqError(f"nothing to draw: no record of a variant soft-grid@VALUE has a finite, positive {metric}")
+    drawn = [r for r in records if "@" in r["variant"] or r["variant"] in ("hard", "none")]
     lost = len(_values(drawn, metric)) - sum(len(x) for x in (*curve.values(), *lines.values()))
     heading = [title] * bool(title) + [f"{lost} diverged {'run' if lost == 1 else 'runs'} not drawn"] * bool(lost)
     draw_figure(path, (6.4, 4.2), lambda axes: _precision(axes, curve, lines, label, heading))
@@ -177,40 +195,35 @@ def _positive(records: Iterable[Record], key: str) -> list[float]:
 def _precision_curve(records: Sequence[Record], metric: str) -> dict[float, list[float]]:
     groups: dict[float, list[Record]] = {}
     for r in records:
-        if r["variant"].startswith("soft@"):
-            precision = r["config"].get("residual_precision")
-            if not isinstance(precision, (int, float)) or not precision > 0:
-                raise SofteqError(
-                    f"variant {r['variant']}: expected config['residual_precision'] to be a number above 0,"
-                    f" got {precision!r}"
-                )
-            groups.setdefault(float(precision), []).append(r)
+        if "@" in r["variant"]:
+            groups.setdefault(_precision_of(r), []).append(r)
     curve = {precision: _positive(group, metric) for precision, group in sorted(groups.items())}
     return {precision: values for precision, values in curve.items() if values}
+
+
+def _precision_of(r: Record) -> float:
+    """The residual precision of a run, in nats: of its only trial, or where older records have it."""
+    found = r["config"].get("residual_precision")
+    if found is None:
+        trials = r["config"].get("trials") or [{}]
+        found = (trials[0].get("prior") or {}).get("residual")
+    if not isinstance(found, (int, float)) or not found > 0:
+        raise SofteqError(f"variant {r['variant']}: expected a residual precision above 0, got {found!r}")
+    return float(found)
 
 
 def _precision(
     axes: Axes, curve: Mapping[float, list[float]], lines: Mapping[str, list[float]], label: str, heading: list[str]
 ) -> None:
-    for (variant, values), colour, dash in zip(lines.items(), COLOURS[1:], ("--", "-."), strict=False):
-        axes.axhspan(min(values), max(values), color=colour, alpha=0.12, linewidth=0)
-        axes.axhline(describe(values).mean, color=colour, linewidth=1.6, linestyle=dash)
-        axes.annotate(
-            variant, (1.01, describe(values).mean), xycoords=("axes fraction", "data"), color=colour, va="center"
-        )
-    x = list(curve)
-    axes.fill_between(
-        x, [min(v) for v in curve.values()], [max(v) for v in curve.values()], color=COLOURS[0], alpha=0.2, lw=0
-    )
-    axes.plot(x, [describe(v).mean for v in curve.values()], color=COLOURS[0], marker="o", markersize=5, linewidth=1.8)
-    axes.annotate(
-        "soft",
-        (x[-1], describe(curve[x[-1]]).mean),
-        xytext=(7, 0),
-        textcoords="offset points",
-        color=COLOURS[0],
-        va="center",
-    )
+    for variant, values in lines.items():
+        one, mean = arm(variant), describe(values).mean
+        axes.axhspan(min(values), max(values), color=one.colour, alpha=0.12, linewidth=0)
+        axes.axhline(mean, color=one.colour, linewidth=1.6, linestyle="--" if variant == "hard" else "-.")
+        axes.annotate(variant, (1.01, mean), xycoords=("axes fraction", "data"), color=one.colour, va="center")
+    x, soft = list(curve), arm("soft")
+    draw_arm(axes, x, list(curve.values()), soft)
+    last = describe(curve[x[-1]]).mean
+    axes.annotate("soft", (x[-1], last), xytext=(7, 0), textcoords="offset points", color=soft.colour, va="center")
     axes.set_xscale("log")
     axes.set_yscale("log")
     shown = [v for group in (*curve.values(), *lines.values()) for v in group]
@@ -220,8 +233,7 @@ def _precision(
     axes.set_ylabel(label)
     seeds = sorted({len(v) for v in (*curve.values(), *lines.values())})
     n = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    heading = [*heading, f"mean, band from the least to the largest of {n} seeds"]
-    axes.set_title("\n".join(heading), loc="left", fontsize=9.5)
+    axes.set_title("\n".join([*heading, f"mean of {n} seeds; {BAND}"]), loc="left", fontsize=9.5)
 
 
 def draw_figure(path: str | Path, size: tuple[float, float], draw: Callable[[Axes], None]) -> None:

@@ -1,7 +1,7 @@
 """Regenerates the tables in the README and the pages of docs/ from the records, and says which of them differ.
 
 A table stands between the markers ``<!-- table:EXPERIMENT:PRESET -->`` and ``<!-- /table -->``.
-Run as ``python -m experiments.readme`` in the checkout to rewrite README.md and docs/*.md from ``results/``.
+Run as ``python -m experiments.show.readme`` in the checkout to rewrite README.md and docs/*.md from ``results/``.
 """
 
 from __future__ import annotations

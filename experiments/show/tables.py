@@ -17,6 +17,10 @@ from softeq.errors import SofteqError, SofteqWarning
 from softeq.experiments.engine.experiment import Column, Experiment
 from softeq.experiments.engine.record import Record
 
+PILOT = (
+    "Pilot runs, made before there was a protocol (docs/protocol.md): a fixed number of steps at which no arm has"
+    " converged, and settings chosen from short lists, mostly at an edge of them. They rank nothing by themselves."
+)
 PRESETS = ("paper", "default", "smoke")
 """From the largest to the smallest: what is shown when nobody chose."""
 
@@ -170,7 +174,7 @@ def build(
     """
     mine = select(records, experiment.name)
     preset = choose_preset(mine, preset)
-    mine = [r for r in mine if r["preset"] == preset]
+    mine = current([r for r in mine if r["preset"] == preset])
     columns = tuple(c for c in experiment.columns if any(scalar(r["metrics"], c.key) is not None for r in mine))
     if not columns:
         keys = ", ".join(c.key for c in experiment.columns)
@@ -188,9 +192,24 @@ def build(
         columns=columns,
         rows=tuple(rows),
         published_source=experiment.published_source,
-        notes=tuple(experiment.notes),
+        notes=(*experiment.notes, *_pilot(mine, experiment)),
         remark=remark,
     )
+
+
+def current(records: Sequence[Record]) -> list[Record]:
+    """Those of the latest protocol among them: what was made before it is not averaged with it."""
+    latest = max((_protocol(r) for r in records), default=0)
+    return [r for r in records if _protocol(r) == latest]
+
+
+def _protocol(r: Record) -> int:
+    return int(r["config"].get("protocol", 0))
+
+
+def _pilot(records: Sequence[Record], experiment: Experiment) -> tuple[str, ...]:
+    """The note under a table of runs that no protocol was followed in, of an experiment that has one."""
+    return (PILOT,) if experiment.protocol and records and not any(map(_protocol, records)) else ()
 
 
 def _commits(records: Iterable[Record]) -> tuple[str, ...]:

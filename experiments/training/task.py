@@ -1,56 +1,66 @@
-"""A supervised problem together with the symmetry that is assumed of it and its true answer at new inputs."""
+"""What a comparison needs of a data set: a loss of some samples, a validation error, and what is measured at the end.
+
+A task holds its data, so that nothing else knows of splits. Networks see training samples through `Task.loss` alone and
+are chosen by `Task.validation_error` alone; test samples serve `Task.test` and `Task.measure`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from softeq.errors import SofteqValueError
-from softeq.experiments.data.regression import Regression
-from softeq.groups import Group
-from softeq.reps import Rep, check_same_group
+from softeq.experiments.engine.experiment import Metrics
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a network is trained on and measured against.
+class Task(ABC):
+    """One data set and what is asked of a network on it.
 
-    Args:
-        data: inputs ``(N, rep_in.size)`` and targets ``(N, ..., rep_out.size)``.
-        rep_in: how inputs move under the assumed group.
-        rep_out: how the last axis of targets moves. The assumption may be wrong: that is what experiments are about.
-        truth: the true targets at inputs, ``(B, rep_in.size)`` to ``(B, ..., rep_out.size)``, free of noise.
-
-    Raises:
-        SofteqValueError: representations of different groups, or of other sizes than the data.
+    Attributes:
+        likelihood: of the loss, as `softeq.strength.rule` takes it.
+        headline: the key in the metrics of what `test` gives, such as ``test_mse`` or ``test_accuracy``.
+        keys: of what `measure` gives; NaN where a training diverged.
     """
 
-    data: Regression
-    rep_in: Rep
-    rep_out: Rep
-    truth: Callable[[Tensor], Tensor]
-
-    def __post_init__(self) -> None:
-        check_same_group(self.rep_in, self.rep_out)
-        sizes = (self.data.x_train.shape[-1], self.data.y_train.shape[-1])
-        if (self.rep_in.size, self.rep_out.size) != sizes:
-            got = (self.rep_in.size, self.rep_out.size)
-            raise SofteqValueError(f"rep_in and rep_out: expected sizes {sizes} as in the data, got {got}")
+    likelihood: ClassVar[str] = "gaussian"
+    headline: str
+    keys: tuple[str, ...]
 
     @property
-    def group(self) -> Group:
-        """The assumed group."""
-        return self.rep_in.bound_group
+    @abstractmethod
+    def samples(self) -> int:
+        """How many training samples there are."""
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` random elements of the assumed group, ``(n, d, d)`` in the data's dtype and on its device."""
-        return self.group.sample(n, generator=generator).to(self.data.x_train)
+    @abstractmethod
+    def loss(self, model: nn.Module, rows: Tensor, motion: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """The mean loss of some training samples, 0-d, and the output that it is of.
+
+        Args:
+            model: the network, in training mode.
+            rows: ``(b,)`` indices on the CPU.
+            motion: moves the samples anew, by the configuration's augmentation; None to take them as they are.
+        """
+
+    @abstractmethod
+    def validation_error(self, model: nn.Module) -> float:
+        """The error on validation samples, the lower the better, the model left in the mode that it was in."""
+
+    @abstractmethod
+    def test(self, model: nn.Module) -> float:
+        """The number named by ``headline``, on test samples."""
+
+    @abstractmethod
+    def measure(self, model: nn.Module) -> Metrics:
+        """Everything that the record says of a trained network, in evaluation mode; ``keys`` at least."""
 
 
-def act(rep: Rep, g: Tensor, value: Tensor) -> Tensor:
-    """Move each row by its own element: ``(B, d, d)`` on ``(B, ..., size)``, along the last axis."""
-    rho = rep.rho(g)
-    return torch.einsum("bij,b...j->b...i", rho, value)
+def evaluated(model: nn.Module, x: Tensor, rows: int = 500) -> Tensor:
+    """The outputs of ``(N, ...)`` inputs without gradients, so many at once, in evaluation mode and back."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        outputs = torch.cat([model(part) for part in x.split(rows)])
+    model.train(training)
+    return outputs

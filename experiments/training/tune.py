@@ -1,147 +1,181 @@
-"""Choose each variant's hyperparameters on validation data, by the same number of runs for every variant.
+"""Choose every arm's learning rate and precision on validation data of seeds that no table uses.
 
-    python -m experiments.tune modified-inertia --preset paper --jobs 2
+    python -m experiments.training.tune modified-inertia --preset default
 
-Each trial is a run of its own, recorded in ``<out>/tuning-<experiment>.jsonl``; the same command resumes. The trial
-with the lowest validation MSE after the last epoch wins and is written to ``chosen.json``, which every preset of the
-experiment reads. Seeds are `SEED` and up, so that no table uses the data that it was tuned on.
+Each trial at each tuning seed is a run of its own, recorded in ``<out>/tuning-<experiment>.jsonl``; the same command
+resumes. Every learning rate is tried with every precision. The trial with the least mean validation error wins; where
+it stands at an edge of a list, the list is extended there, until the winner is interior or the error is flat: no worse
+than within the spread of the seeds. What won is written to ``chosen.json``, with the list and how it ended. No test
+sample is looked at.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import itertools
 import json
 import math
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from softeq.errors import SofteqError
-from softeq.experiments.engine import record
+from softeq.errors import SofteqError, SofteqValueError
+from softeq.experiments.engine import record, registry
 from softeq.experiments.engine.experiment import Config, Experiment
-from softeq.experiments.engine.runner import Event, run_experiment
-from softeq.experiments.physics.comparisons import CHOSEN, CHOSEN_FIELDS, PROBLEM, Problem, configure, run
-from softeq.experiments.training.fit import SHRINKAGES
+from softeq.experiments.engine.runner import run_experiment
+from softeq.experiments.training.arms import parse
+from softeq.experiments.training.chosen import CHOSEN, write_chosen
+from softeq.experiments.training.comparison import Comparison
+from softeq.experiments.training.trials import Trial, crossed
 
-SEED = 1000
-"""The first tuning seed; tables count from 0."""
-ARMS = ("hard", "soft", "none", "none-matched", "none-augmented")
-"""The variants that are tuned; ``soft-published`` is not."""
-
-_SCHEDULES = ("constant", "cosine")
-Trial = dict[str, Any]
-
-
-def _grid(**axes: Sequence[Any]) -> tuple[Trial, ...]:
-    fixed: Trial = {"shrinkage": "penalty", "equivariant_decay": 0.0, "residual_decay": 0.0}
-    return tuple(fixed | dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
-
-
-_PLAIN = _grid(schedule=_SCHEDULES, residual_decay=(1e-5, 1e-4, 1e-3))
-_SOFT_DECAYS = {
-    "inertia": (1.0, 10.0, 100.0),
-    "modified-inertia": (1.0, 10.0, 100.0),
-    # The group is wrong: what helps is a residual pathway that costs little.
-    "misspecified-inertia": (1e-5, 1e-3, 1e-1),
-    "spring-pendulum": (0.1, 1.0, 10.0),
-    "windy-pendulum": (1e-2, 0.1, 1.0),
-}
-# On the pendulums, whose errors are a thousand times smaller, the six trials had their best at the smallest decay: four
-# more below it, for every variant alike. Of the soft network (equivariant decay 1e-7) the residual decays:
-_FURTHER_SOFT_DECAYS = {"spring-pendulum": (1.0, 10.0), "windy-pendulum": (1e-2, 0.1)}
-_FURTHER_DECAYS = (1e-6, 1e-7)
+FIRST_SEED, SEEDS = 1000, 3
+"""Tuning seeds count from the first; tables count from 0."""
+SOURCE = "softeq.experiments.training.tuning_source"
+"""Where worker processes find tuning experiments by name."""
+ROUNDS = 6
+"""The most times that lists are extended."""
+Axes = dict[str, tuple[float, ...]]
+Errors = Mapping[str, list[float]]
+"""By trial's label, the validation errors of the tuning seeds."""
 
 
-def grid(problem: Problem, variant: str, shrinkage: str = "penalty") -> tuple[Trial, ...]:
-    """The trials of a variant: values of `physics.CHOSEN_FIELDS`, as many for every variant of a problem.
+def label(arm: str, trial: Trial) -> str:
+    """A trial's name in records: the arm and its values, so that a longer list keeps the trials of a shorter one."""
+    values = {"lr": trial["lr"], **(trial["prior"] or {})}
+    return f"{arm}#{json.dumps(values, sort_keys=True)}"
 
-    Six each, and ten on the pendulums.
 
-    Args:
-        problem: one of the problems of `experiments.physics.comparisons`.
-        variant: one of `ARMS`.
-        shrinkage: of the soft network's residual pathway, ``"penalty"`` or ``"proximal"``.
+def parsed(text: str) -> tuple[str, Trial]:
+    """The inverse of `label`.
+
+    Raises:
+        SofteqValueError: it is none.
     """
-    further = _FURTHER_DECAYS if problem.kind == "pendulum" else ()
-    if variant == "hard":
-        trials = _grid(schedule=_SCHEDULES, equivariant_decay=(1e-5, 1e-4, 1e-3))
-        trials += _grid(schedule=_SCHEDULES, equivariant_decay=further)
-    elif variant == "soft":
-        decays, more = _SOFT_DECAYS[problem.name], _FURTHER_SOFT_DECAYS.get(problem.name, ())
-        soft = functools.partial(_grid, schedule=_SCHEDULES, shrinkage=(shrinkage,))
-        trials = soft(equivariant_decay=(1e-5,), residual_decay=decays)
-        trials += soft(equivariant_decay=(1e-7,), residual_decay=more)
-    else:
-        trials = _PLAIN + _grid(schedule=_SCHEDULES, residual_decay=further)
-    return tuple({"lr": problem.lr, **trial} for trial in trials)
+    arm, mark, values = text.partition("#")
+    if not mark:
+        raise SofteqValueError(f"trial: expected a label such as 'hard#{{\"lr\": 0.001}}', got {text!r}")
+    found = json.loads(values)
+    return arm, {"lr": found.pop("lr"), "prior": found or None}
 
 
-def labels(problem: Problem, variant: str, shrinkage: str = "penalty") -> dict[str, Trial]:
-    """The trials of a variant by the name that their records carry, e.g. ``hard#0`` and ``soft-proximal#5``."""
-    stem = f"{variant}-{shrinkage}" if variant == "soft" else variant
-    return {f"{stem}#{i}": trial for i, trial in enumerate(grid(problem, variant, shrinkage))}
+def tuning_experiment(comparison: Comparison, arm: str, trials: Sequence[Trial]) -> Experiment:
+    """The trials of an arm as an experiment, so that the runner records and resumes them."""
 
+    def configure(preset: str, variant: str, seed: int) -> Config:
+        name, trial = parsed(variant)
+        return {**comparison.configure(preset, name, FIRST_SEED + seed, trials=(trial,)), "tuning": True}
 
-def tuning_experiment(problem: Problem) -> Experiment:
-    """All trials of a problem as one experiment, so that the runner records and resumes them."""
-    trials: dict[str, tuple[str, Trial]] = {}
-    for variant in ARMS:
-        for shrinkage in SHRINKAGES if variant == "soft" else ("penalty",):
-            trials |= {label: (variant, trial) for label, trial in labels(problem, variant, shrinkage).items()}
     return Experiment(
-        name=f"tuning-{problem.name}",
-        summary=f"trials on validation data for {problem.name}",
-        variants=tuple(trials),
-        presets=dict.fromkeys(problem.sizes, 1),
-        configure=functools.partial(_configure, problem, trials),
-        run=run,
+        name=f"tuning-{comparison.name}",
+        summary=f"trials on validation data for {comparison.name}",
+        variants=tuple(label(arm, trial) for trial in trials),
+        presets=dict.fromkeys(comparison.sizes, SEEDS),
+        configure=configure,
+        run=comparison.run,
         columns=(),
     )
 
 
-def _configure(problem: Problem, trials: Mapping[str, tuple[str, Trial]], preset: str, label: str, seed: int) -> Config:
-    variant, trial = trials[label]
-    return configure(problem, preset, variant, SEED + seed, overrides=trial)
+def errors_of(records: Sequence[record.Record], preset: str) -> dict[str, list[float]]:
+    """The validation error of every trial and tuning seed; the mean over its points where a run has several."""
+    found: dict[str, dict[int, float]] = {}
+    for r in records:
+        if r["preset"] != preset:
+            continue
+        points = r["metrics"].get("points")
+        values = [p["validation_error"] for p in points.values()] if points else [r["metrics"]["validation_error"]]
+        found.setdefault(r["variant"], {})[r["seed"]] = math.fsum(values) / len(values)
+    return {name: [by_seed[s] for s in sorted(by_seed)] for name, by_seed in found.items()}
 
 
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in map(tuning_experiment, PROBLEM.values())}
-"""For the runner's worker processes; not among the experiments of the command line."""
-
-
-def choose(problem: Problem, preset: str, records: Sequence[record.Record], shrinkage: str) -> dict[str, Trial]:
-    """The best trial of each variant with all of its trials recorded, by the validation MSE after the last epoch.
-
-    Returns:
-        by variant, the fields `physics.CHOSEN_FIELDS` and ``source``, where they come from.
+def winner(arm: str, axes: Axes, errors: Errors) -> Trial:
+    """The trial of these lists with the least mean validation error; one that diverged at a seed is never chosen.
 
     Raises:
-        SofteqError: every trial of a variant diverged.
+        SofteqError: all diverged.
     """
-    errors = {r["variant"]: r["metrics"]["validation_mse"] for r in records if r["preset"] == preset}
-    chosen: dict[str, Trial] = {}
-    for variant in ARMS:
-        trials = labels(problem, variant, shrinkage)
-        if not trials.keys() <= errors.keys():
+    means = {}
+    for trial in crossed(**axes):
+        mean = statistics.fmean(errors[label(arm, trial)])
+        if math.isfinite(mean):
+            means[label(arm, trial)] = mean
+    if not means:
+        raise SofteqError(f"{arm}: all trials diverged; begin with lower learning rates")
+    return parsed(min(means, key=lambda name: means[name]))[1]
+
+
+def extended(arm: str, axes: Axes, errors: Errors) -> Axes:
+    """The lists with a further value at each edge where the best trial stands and the error still falls towards it.
+
+    It still falls where the best trial is better than its neighbour on that axis by more than the standard error of
+    their paired difference over the tuning seeds.
+    """
+    best = winner(arm, axes, errors)
+    values = {"lr": best["lr"], **(best["prior"] or {})}
+    longer = dict(axes)
+    for name, listed in axes.items():
+        place = listed.index(values[name])
+        if len(listed) < 2 or 0 < place < len(listed) - 1:
             continue
-        finite = {label: errors[label] for label in trials if math.isfinite(errors[label])}
-        if not finite:
-            raise SofteqError(f"{problem.name}, {variant}: all {len(trials)} trials diverged; change the grid")
-        best = min(finite, key=lambda label: finite[label])
-        source = f"{best}: validation MSE {finite[best]:.4g}, best of {len(trials)}, preset {preset}, seed {SEED}"
-        chosen[variant] = {name: trials[best][name] for name in CHOSEN_FIELDS} | {"source": source}
-    return chosen
+        beside = listed[1] if place == 0 else listed[-2]
+        if not _better(errors[_label_with(arm, values, {})], errors[_label_with(arm, values, {name: beside})]):
+            continue
+        further = listed[place] * listed[place] / beside
+        longer[name] = (further, *listed) if place == 0 else (*listed, further)
+    return longer
 
 
-def write_chosen(path: Path, problem: Problem, chosen: Mapping[str, Trial]) -> None:
-    """Put a problem's choices into the file, keep every other entry, replace the file in one move."""
-    everything = json.loads(path.read_text()) if path.exists() else {}
-    everything.setdefault(problem.name, {}).update(chosen)
-    trial = path.with_suffix(".tmp")
-    trial.write_text(json.dumps(everything, indent=2) + "\n")
-    trial.replace(path)
+def _label_with(arm: str, values: Mapping[str, float], changes: Mapping[str, float]) -> str:
+    changed = {**values, **changes}
+    lr = changed.pop("lr")
+    return label(arm, {"lr": lr, "prior": changed or None})
+
+
+def _better(best: Sequence[float], other: Sequence[float]) -> bool:
+    differences = [b - a for a, b in zip(best, other, strict=True)]
+    if not all(map(math.isfinite, differences)):
+        return True
+    spread = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return statistics.fmean(differences) > spread
+
+
+def ending(arm: str, axes: Axes, errors: Errors) -> str:
+    """How the lists ended, in words: where the winner is interior, and where it stands at an edge."""
+    best = winner(arm, axes, errors)
+    values = {"lr": best["lr"], **(best["prior"] or {})}
+    at_edge = [name for name, listed in axes.items() if len(listed) > 1 and values[name] in (listed[0], listed[-1])]
+    still = [name for name in at_edge if extended(arm, axes, errors)[name] != axes[name]]
+    flat = [name for name in at_edge if name not in still]
+    parts = [f"flat towards the edge of {', '.join(flat)}"] * bool(flat)
+    parts += [f"still falling at the edge of {', '.join(still)} when the rounds were over"] * bool(still)
+    return "; ".join(parts) or "interior"
+
+
+def tune_arm(comparison: Comparison, preset: str, arm: str, out: Path, jobs: int = 1) -> dict[str, Any]:
+    """Run an arm's trials, extend its lists while that helps, and say what won.
+
+    Returns:
+        ``lr``, ``prior``, ``validation_error`` (mean of the tuning seeds), ``lists`` and ``ending``.
+    """
+    axes: Axes = dict(comparison.lists.axes(parse(arm).arm))
+    path = record.record_path(out, f"tuning-{comparison.name}")
+    for left in reversed(range(ROUNDS)):
+        experiment = tuning_experiment(comparison, arm, crossed(**axes))
+        run_experiment(experiment, preset, out=out, jobs=jobs, sources=(SOURCE,))
+        errors = errors_of(record.read(path), preset)
+        longer = extended(arm, axes, errors)
+        if longer == axes or not left:
+            break
+        axes = longer
+    best = winner(arm, axes, errors)
+    return {
+        **best,
+        "validation_error": float(f"{statistics.fmean(errors[label(arm, best)]):.5g}"),
+        "lists": {name: list(values) for name, values in axes.items()},
+        "ending": ending(arm, axes, errors),
+        "seeds": [FIRST_SEED + seed for seed in range(SEEDS)],
+    }
 
 
 def tune(
@@ -150,78 +184,57 @@ def tune(
     *,
     out: str | Path,
     chosen: Path = CHOSEN,
-    variants: Sequence[str] = ARMS,
-    shrinkage: str = "penalty",
+    arms: Sequence[str] | None = None,
     jobs: int = 1,
-) -> dict[str, Trial]:
-    """Run the trials that ``out`` does not hold, choose, and write the choices to the file ``chosen``.
+) -> dict[str, dict[str, Any]]:
+    """Run the trials that ``out`` does not hold, choose, and write each arm's choice to the file ``chosen`` at once.
 
     Args:
-        name: of a problem, e.g. ``inertia``.
-        preset: the size to tune at.
+        name: of a comparison, e.g. ``inertia``.
+        preset: the size to tune at; the choice counts for that preset alone.
         out: the folder of the trials' records.
         chosen: the file to write.
-        variants: some of `ARMS`.
-        shrinkage: see `grid`.
+        arms: some of the comparison's; those that choose by default.
         jobs: worker processes.
 
     Raises:
-        SofteqError: see `experiments.engine.runner.run_experiment` and `choose`.
+        SofteqError: see `experiments.engine.runner.run_experiment` and `winner`.
+        SofteqValueError: an unknown comparison, preset or arm.
     """
-    problem = PROBLEM[name]
-    experiment = EXPERIMENTS[f"tuning-{name}"]
-    wanted = [label for variant in variants for label in labels(problem, variant, shrinkage)]
-    run_experiment(
-        experiment,
-        preset,
-        out=out,
-        variants=wanted,
-        jobs=jobs,
-        on_event=_print,
-        sources=("softeq.experiments.training.tune",),
-    )
-    records = record.read(record.record_path(out, experiment.name))
-    best = {v: t for v, t in choose(problem, preset, records, shrinkage).items() if v in variants}
-    write_chosen(chosen, problem, best)
-    return best
-
-
-def _print(event: Event) -> None:
-    if event.kind == "done":
-        error = event.metrics["validation_mse"]
-        print(f"{event.variant}: validation MSE {error} in {event.seconds:.0f} s", flush=True)
+    comparison = registry.comparison(name)
+    if preset not in comparison.sizes:
+        raise registry.unknown("preset", preset, comparison.sizes)
+    mine = [arm for arm in comparison.arms if arm not in comparison.fixed and "@" not in arm]
+    for arm in arms or ():
+        if arm not in mine:
+            raise registry.unknown("arm that chooses", arm, mine)
+    found = {}
+    for arm in arms or mine:
+        found[arm] = tune_arm(comparison, preset, arm, Path(out), jobs)
+        write_chosen(chosen, name, preset, {arm: found[arm]})
+        print(f"{name}, {arm}: {json.dumps(found[arm])}", flush=True)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, 2 for a user's mistake."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.tune",
-        description="Choose hyperparameters on validation data.",
-        epilog="example: python -m experiments.tune modified-inertia --preset paper --jobs 2",
+        prog="python -m experiments.training.tune",
+        description="Choose learning rates and precisions on validation data.",
+        epilog="example: python -m experiments.training.tune modified-inertia --preset default --jobs 2",
     )
-    parser.add_argument("experiment", choices=tuple(PROBLEM))
-    parser.add_argument("--preset", default="paper", choices=("smoke", "default", "paper"))
-    parser.add_argument("--variants", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--shrinkage", default="penalty", choices=SHRINKAGES, help="of the soft network")
+    parser.add_argument("experiment")
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--arms", nargs="+", help="all that choose if absent")
     parser.add_argument("--out", default="results", help="folder of the trials' records")
     parser.add_argument("--chosen", type=Path, default=CHOSEN, help="file of the choices")
     parser.add_argument("--jobs", type=int, default=1, help="worker processes")
     a = parser.parse_args(arguments)
     try:
-        best = tune(
-            a.experiment,
-            a.preset,
-            out=a.out,
-            chosen=a.chosen,
-            variants=a.variants,
-            shrinkage=a.shrinkage,
-            jobs=a.jobs,
-        )
+        tune(a.experiment, a.preset, out=a.out, chosen=a.chosen, arms=a.arms, jobs=a.jobs)
     except SofteqError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for variant, trial in best.items():
-        print(f"{a.experiment}, {variant}: {trial['source']}")
     return 0
 
 

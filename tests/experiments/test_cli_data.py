@@ -1,5 +1,7 @@
 """``softeq data``: what an experiment would generate is generated, told and kept; what cannot be is refused."""
 
+from dataclasses import asdict
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -17,11 +19,9 @@ from softeq.experiments.molecules.frames import frames_of
 def call(monkeypatch, tmp_path):
     """Call the command with sets kept in an empty folder."""
     monkeypatch.setenv("SOFTEQ_CACHE", str(tmp_path))
-    monkeypatch.setattr(
-        molecules,
-        "SIZES",
-        {"smoke": molecules.Size(1, fields=(0.0, 0.02), sampling=Sampling(walks=3, frames=2, burn=2, thin=1))},
-    )
+    few = asdict(Sampling(walks=3, frames=2, burn=2, thin=1))
+    for name, value in few.items():
+        monkeypatch.setitem(molecules.SIZES["smoke"].data["sampling"], name, value)
     monkeypatch.setattr(
         registry, "SOURCES", ("softeq.experiments.molecules.field", "softeq.experiments.molecules.sets")
     )
@@ -45,7 +45,7 @@ def test_the_frames_of_an_experiment_are_kept_for_it(call, tmp_path, monkeypatch
         assert told.endswith("(500 K asked for)")
     monkeypatch.setattr(trajectories, "_walk_to_file", lambda *task: pytest.fail("walked again"))
     assert call("md-field", "--preset", "smoke").stdout == done.stdout
-    for point in molecules.configure("md-field", "smoke", "hard-50", 0)["points"]:
+    for point in molecules.COMPARISONS["md-field"].configure("smoke", "hard-50", 0)["points"]:
         assert len(frames_of(point)[0]) == 6  # the run finds them too
 
 

@@ -9,8 +9,15 @@ from torch import nn
 
 from softeq.experiments.data.images import LabelledImages
 from softeq.experiments.engine import record
-from softeq.experiments.images.checkpoints import QUANTITIES, BestEpoch, headline, measure_model, summarise, translation
-from softeq.experiments.images.classification import Training
+from softeq.experiments.images.checkpoints import (
+    QUANTITIES,
+    Checkpoints,
+    headline,
+    measure_model,
+    summarise,
+    translation,
+)
+from softeq.experiments.training.loop import Training
 from softeq.measure.lee import local_equivariance_error
 from softeq.measure.motion.flows import FLOWS
 
@@ -24,7 +31,7 @@ HOW = {
     "batch_size": 2,
     "seed": 0,
 }
-CONFIG = {"measurement": HOW, "target_accuracy": 0.6, "training": {"epochs": 5}}
+CONFIG = {"measurement": HOW, "target_accuracy": 0.6, "epochs": 5}
 
 
 @pytest.fixture
@@ -82,7 +89,7 @@ def test_translation_is_the_mean_of_both(model, data):
 
 
 def test_checkpoints_are_those_asked_for_the_first_to_reach_the_target_and_the_last(model, data):
-    watch = BestEpoch(model, data, CONFIG)
+    watch = Checkpoints(model, data, CONFIG)
     for epoch, validation_accuracy in enumerate((0.1, 0.5, 0.55, 0.7, 0.4, 0.9)):
         watch(epoch, validation_accuracy)
     assert [c["epoch"] for c in watch.checkpoints] == [0, 2, 3, 5]
@@ -93,14 +100,14 @@ def test_checkpoints_are_those_asked_for_the_first_to_reach_the_target_and_the_l
 
 
 def test_a_target_that_is_reached_at_an_epoch_to_measure_is_measured_once(model, data):
-    watch = BestEpoch(model, data, CONFIG)
+    watch = Checkpoints(model, data, CONFIG)
     watch(2, 0.6)
     assert [c["epoch"] for c in watch.checkpoints] == [2]
     assert watch.matched_epoch == 2
 
 
 def test_the_measured_images_are_the_first_of_the_test_split(model, data):
-    watch = BestEpoch(model, data, CONFIG)
+    watch = Checkpoints(model, data, CONFIG)
     watch(0, 0.0)
     assert watch.checkpoints[0]["lee"] == measure_model(model, data.x_test[:3], HOW)
     assert watch.checkpoints[0]["lee"] != measure_model(model, data.x_test[1:], HOW)
@@ -110,14 +117,14 @@ def test_measuring_leaves_the_model_as_it_was(model, data):
     model.append(nn.BatchNorm1d(4).double())
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    BestEpoch(model, data, CONFIG)(0, 0.0)
+    Checkpoints(model, data, CONFIG)(0, 0.0)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_tables_numbers_are_of_the_last_and_the_matched_epoch(model, data):
-    watch = BestEpoch(model, data, CONFIG)
+    watch = Checkpoints(model, data, CONFIG)
     watch(2, 0.7)
     nn.init.normal_(model[1].weight)
     watch(5, 0.9)
@@ -133,13 +140,13 @@ def test_the_tables_numbers_are_of_the_last_and_the_matched_epoch(model, data):
 
 
 def test_no_matched_numbers_where_the_target_was_not_reached(model, data):
-    watch = BestEpoch(model, data, CONFIG)
+    watch = Checkpoints(model, data, CONFIG)
     watch(5, 0.5)
     assert not any(key.startswith("matched") for key in headline(watch, Training()))
 
 
 def test_a_diverged_training_has_no_numbers_of_its_last_epoch(model, data):
-    watch = BestEpoch(model, data, CONFIG)
+    watch = Checkpoints(model, data, CONFIG)
     watch(0, 0.1)
     metrics = headline(watch, Training(diverged_at_step=7))
     assert metrics.pop("diverged_at_step") == 7

@@ -1,20 +1,18 @@
 """cifar10 and fashion-mnist: complete and fair configurations, runs on files as published, and what a record holds."""
 
-import json
 import math
 
 import pytest
 import torch
 
-from softeq import Prior, prior_penalty
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
 from softeq.experiments.data.cifar10 import FOLDER_VARIABLE
 from softeq.experiments.data.images import FOLDER_VARIABLE as FASHION_VARIABLE
 from softeq.experiments.engine import record, registry
-from softeq.experiments.images.cifar10 import CONSTRAINTS, DATASET, EXPERIMENTS, PUBLISHED_TRIAL, configure
-from softeq.experiments.images.dconv_run import load, penalty, run, train_trial
-from softeq.experiments.images.run import build_model
-from softeq.experiments.training.fit import precision
+from softeq.experiments.images.cifar10 import COMPARISONS, EXPERIMENTS, build_network, task_of
+from softeq.experiments.training.loop import LoopSettings, train
+from softeq.experiments.training.published import PublishedPenalty
+from softeq.experiments.training.trials import rule_of
 
 from ..cifar10_files import write_folder
 from ..data.test_images import write_folder as write_fashion
@@ -35,13 +33,21 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
+def configure(name, preset, variant, seed=0):
+    return COMPARISONS[name].configure(preset, variant, seed)
+
+
 def tiny(name, variant, seed=0, **changes):
-    config = configure(DATASET[name], "smoke", variant, seed)
+    config = configure(name, "smoke", variant, seed)
     config["data"]["sizes"] = [24, 12, 8]
-    config["training"] |= {"epochs": 2, "batch_size": 12}
+    config["training"] |= {"steps": 4, "batch_size": 12, "validate_every": 2}
     config["network"]["width"] = 1
     config["measurement"] |= {"images": 2}
     return config | changes
+
+
+def run(config, progress=ignore):
+    return COMPARISONS[config["data"]["name"]].run(config, progress)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -49,6 +55,9 @@ def test_they_are_known_by_name_and_have_what_the_command_line_needs(name):
     experiment = registry.get(name)
     assert experiment is EXPERIMENTS[name]
     assert set(experiment.presets) == {"smoke", "default", "paper"}
+    for variant in experiment.variants:
+        augmented = configure(name, "smoke", variant)["augment"] is not None
+        assert augmented == (name == "cifar10" or variant == "none-augmented")
     assert {"hard", "soft", "soft-published", "none"} <= set(experiment.variants)
     assert ("none-augmented" in experiment.variants) == (name == "fashion-mnist")
 
@@ -57,45 +66,20 @@ def test_five_seeds_at_least_where_the_data_are_packaged():
     assert EXPERIMENTS["fashion-mnist"].presets["default"] >= 5
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-@pytest.mark.parametrize("preset", ["smoke", "default", "paper"])
-def test_configurations_are_complete_survive_json_and_differ_where_they_should(name, preset):
-    configs = {variant: configure(DATASET[name], preset, variant, 3) for variant in EXPERIMENTS[name].variants}
-    tuned = {len(config["trials"]) for variant, config in configs.items() if variant != "soft-published"}
-    assert len(tuned) == 1  # as many trials for everyone
-    assert configs["soft-published"]["trials"] == [PUBLISHED_TRIAL]
-    for variant, config in configs.items():
-        encoded = record.encode(config)
-        assert json.loads(json.dumps(encoded)) == encoded
-        assert config["network"]["constraint"] == CONSTRAINTS[variant]
-        assert config["augment"] == (name == "cifar10" or variant == "none-augmented")
-        rest = {k: v for k, v in config.items() if k not in ("trials", "augment", "network")}
-        other = {k: v for k, v in configs["hard"].items() if k not in ("trials", "augment", "network")}
-        assert rest == other
+def test_the_published_arm_has_the_published_decays():
+    (trial,) = configure("fashion-mnist", "default", "soft-published")["trials"]
+    assert trial == {"lr": 0.1, "prior": {"equivariant": 2 * 5120 * 1e-4, "residual": 2 * 5120 * 1e-3}}
 
 
 def test_the_networks_are_the_published_ones():
     """The dense twins' numbers of parameters are held in tests/models/test_soft_images.py."""
-    configs = [configure(DATASET["cifar10"], "paper", variant, 0) for variant in ("hard", "soft", "none")]
+    configs = [configure("cifar10", "paper", variant) for variant in ("hard", "soft", "none")]
     networks = [config["network"] for config in configs]
     assert [network.pop("constraint") for network in networks] == ["hard", "soft", "none"]
     assert networks[0] == networks[1] == networks[2]
     assert (networks[0]["width"], networks[0]["residual"]) == (2, "dense")
-    model = build_model(configure(DATASET["cifar10"], "smoke", "hard", 0))
+    model = build_network(configure("cifar10", "smoke", "hard"))
     assert sum(p.numel() for p in model.parameters()) == 27_270
-
-
-def test_configuring_does_not_share_what_a_run_may_change():
-    dataset = DATASET["fashion-mnist"]
-    configure(dataset, "smoke", "soft", 0)["trials"][0]["lr"] = 7.0
-    assert configure(dataset, "smoke", "soft", 0)["trials"][0]["lr"] < 1
-
-
-def test_unknown_variants_are_refused():
-    with pytest.raises(
-        SofteqValueError, match="expected one of hard, soft, soft-published, none, got 'none-augmented'"
-    ):
-        configure(DATASET["cifar10"], "smoke", "none-augmented", 0)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +95,9 @@ def test_a_run_measures_what_the_table_shows(files, name, variant, dtype):
     config = tiny(name, variant, dtype=dtype)
     metrics = run(config, lambda done, total: steps.append((done, total)))
     record.encode(metrics)
-    total = 4 * len(config["trials"])
-    assert steps == [(k, total) for k in range(1, total + 1)]
-    assert all(math.isfinite(metrics[column.key]) for column in EXPERIMENTS[name].columns)
-    assert len(metrics["trials"]) == len(config["trials"])
+    assert steps[-1] == (4, 4)
+    shown = {column.key for column in EXPERIMENTS[name].columns} - {"test_accuracy_equal_steps"}
+    assert all(math.isfinite(metrics[key]) for key in shown)
     assert len(metrics["weight_defect"]) == 8
     assert (metrics["weight_defect_mean"] == 0) == (variant == "hard")
     assert 0 <= metrics["test_accuracy"] <= 1
@@ -122,7 +105,7 @@ def test_a_run_measures_what_the_table_shows(files, name, variant, dtype):
 
 def test_a_run_repeats_itself_and_another_seed_is_another_run(files):
     def losses(seed, variant="none"):
-        return [trial["train_losses"] for trial in run(tiny("fashion-mnist", variant, seed), ignore)["trials"]]
+        return [trial["train_losses"] for trial in run(tiny("fashion-mnist", variant, seed))["trials"]]
 
     before = torch.get_rng_state()
     first = losses(0)
@@ -132,45 +115,45 @@ def test_a_run_repeats_itself_and_another_seed_is_another_run(files):
     assert first != losses(0, "none-augmented")
 
 
-def test_the_loss_has_the_published_decays(files):
-    config = tiny("fashion-mnist", "soft")
-    model = build_model(config)
-    trial = {"equivariant_decay": 0.3, "residual_decay": 0.02}
+def test_the_published_penalty_is_the_published_one(files):
+    config = tiny("fashion-mnist", "soft-published")
+    task, model = task_of(config, {"name": ""}), build_network(config)
+    rule = rule_of(model, task, config["rule"], config["trials"][0]["prior"])
+    assert isinstance(rule, PublishedPenalty)
     squares = {"equivariant": 0.0, "residual": 0.0}
     for name, parameter in model.named_parameters():
         for pathway in squares:
-            if f"pathways.{pathway}" in name:
-                squares[pathway] += float(parameter.detach().double().square().sum())
-    expected = 0.3 * squares["equivariant"] + 0.02 * squares["residual"]
-    assert penalty(model, trial, 24)().item() == pytest.approx(expected, rel=1e-5)
-    prior = Prior(precision(0.3, 24), precision(0.02, 24))
-    assert prior_penalty(model, prior).item() / 24 == pytest.approx(expected, rel=1e-5)
+            if f"pathways.{pathway}." in name and not name.endswith(".bias"):
+                squares[pathway] += float(parameter.detach().square().sum())
+    n, published = 24, {"equivariant": 2 * 640 * 1e-4, "residual": 2 * 640 * 1e-3}
+    assert min(squares.values()) > 0
+    wanted = sum(0.5 * published[name] * square / n for name, square in squares.items())
+    assert float(rule.penalty()) == pytest.approx(wanted)
 
 
 def test_a_step_is_the_published_one(files):
-    """Momentum .9 on the gradient of loss and decay, a cosine from lr, no clipping: two steps by hand."""
-    config = tiny("fashion-mnist", "hard", dtype="float64")
-    config["training"] |= {"epochs": 1}
-    data = load(config)
-    trial = {"lr": 0.1, "equivariant_decay": 1e-3, "residual_decay": 0.0}
-    found = train_trial(data, trial, config, lambda: None).model
-    model = build_model(config).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(1_000_003 + 2)).split(12)
-    for step, rows in enumerate(order, start=1):
-        loss = torch.nn.functional.cross_entropy(model(data.x_train[rows]), data.y_train[rows])
-        squares = [p.square().sum() for name, p in model.named_parameters() if "pathways" in name]
-        optimizer.param_groups[0]["lr"] = 0.1 * (1 + math.cos(math.pi * step / 3)) / 2
-        optimizer.zero_grad()
-        (loss + 1e-3 * sum(squares)).backward()
-        optimizer.step()
-    for a, b in zip(found.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
+    """SGD with momentum: the second step adds .9 of the first one's gradient."""
+    config = tiny("fashion-mnist", "none", dtype="float64")
+    task, model = task_of(config, {"name": ""}), build_network(config)
+    last = model.get_parameter(next(n for n, p in reversed(list(model.named_parameters())) if p.ndim == 2))
+    gradients, values = [], [last.detach().clone()]
+    loss = task.loss
+
+    def watched(network, rows, motion):
+        found, output = loss(network, rows, motion)
+        gradients.append(torch.autograd.grad(found, last, retain_graph=True)[0])
+        values.append(last.detach().clone())
+        return found, output
+
+    task.loss = watched
+    settings = LoopSettings(**{**config["training"], "steps": 2, "schedule": "constant"}, lr=0.01)
+    train(model, task, settings, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(values[2], values[0] - 0.01 * gradients[0])
+    torch.testing.assert_close(last.detach(), values[2] - 0.01 * (gradients[1] + 0.9 * gradients[0]))
 
 
 def test_divergence_is_a_result(files):
-    trial = {"lr": 1e30, "equivariant_decay": 0.0, "residual_decay": 0.0}
-    metrics = run(tiny("fashion-mnist", "hard", trials=[trial]), ignore)
+    metrics = run(tiny("fashion-mnist", "hard", trials=[{"lr": 1e30, "prior": None}]))
     assert math.isnan(metrics["test_accuracy"])
     assert metrics["trials"][0]["diverged_at_step"] >= 1
     record.encode(metrics)

@@ -1,6 +1,5 @@
 """soften: complete and fair configurations, the same start for all variants, and what a record holds."""
 
-import json
 import math
 import types
 
@@ -9,13 +8,16 @@ import torch
 from torch import nn
 
 from softeq import SoftConv2d
-from softeq.errors import MissingExtraError, SofteqValueError
+from softeq.errors import MissingExtraError
 from softeq.experiments.data.images import LabelledImages
 from softeq.experiments.engine import record, registry
 from softeq.experiments.images import finetune
-from softeq.experiments.images.finetune import EXPERIMENTS, TRIALS, build, configure, enlarged, run, train_all
+from softeq.experiments.images.finetune import COMPARISONS, EXPERIMENTS, build, enlarged, task_of
+from softeq.experiments.training.trials import train_trial
 
-EXPERIMENT = EXPERIMENTS["soften"]
+EXPERIMENT, COMPARISON = EXPERIMENTS["soften"], COMPARISONS["soften"]
+configure, run = COMPARISON.configure, COMPARISON.run
+VARIANTS = ("soft", "soft-grid", "plain", "frozen")
 
 
 def ignore(done, total):
@@ -74,33 +76,20 @@ def toys(monkeypatch):
 def tiny(variant, seed=0, **changes):
     config = configure("smoke", variant, seed)
     config["data"] |= {"sizes": [40, 20, 20], "pixels": 16}
-    config["training"] |= {"epochs": 2, "batch_size": 10}
+    config["training"] |= {"steps": 8, "batch_size": 10, "validate_every": 4}
     config["measurement"] |= {"shifts": [1]}
-    config["trials"] = [dict(trial) for trial in TRIALS[variant][:2]]
     return config | changes
 
 
 def test_it_is_known_by_name_and_has_what_the_command_line_needs():
     assert registry.get("soften") is EXPERIMENT
-    assert EXPERIMENT.variants == ("soft", "plain", "frozen")
+    assert EXPERIMENT.variants == VARIANTS
     assert EXPERIMENT.presets["default"] >= 5
-
-
-@pytest.mark.parametrize("preset", ["smoke", "default", "paper"])
-def test_configurations_are_complete_survive_json_and_differ_in_variant_and_trials(preset):
-    configs = [configure(preset, variant, 3) for variant in TRIALS]
-    assert len({len(config.pop("trials")) for config in configs}) == 1
-    assert [config["network"].pop("variant") for config in configs] == list(TRIALS)
-    assert all(config == configs[0] for config in configs)
-    encoded = record.encode(configs[0])
-    assert json.loads(json.dumps(encoded)) == encoded
-    with pytest.raises(SofteqValueError, match="expected one of soft, plain, frozen, got 'hard'"):
-        configure(preset, "hard", 0)
 
 
 def test_every_variant_starts_from_the_same_outputs():
     before = torch.get_rng_state()
-    models = [build(tiny(variant, dtype="float64")).eval() for variant in TRIALS]
+    models = [build(tiny(variant, dtype="float64")).eval() for variant in ("soft", "plain", "frozen")]
     assert torch.equal(torch.get_rng_state(), before)
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     soft, plain, frozen = (model(x) for model in models)
@@ -122,40 +111,56 @@ def test_images_are_enlarged_to_three_equal_channels_on_the_scale_of_the_weights
     assert (data.mean, data.std) == (0.5, 0.5)  # black is -mean / std
 
 
-@pytest.mark.parametrize("variant", TRIALS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_measures_what_the_table_shows(variant):
     steps = []
     metrics = run(tiny(variant), lambda done, total: steps.append((done, total)))
     record.encode(metrics)
-    assert steps == [(k, 16) for k in range(1, 17)]
-    shown = {c.key for c in EXPERIMENT.columns} - {"shifted_accuracy_4", "shifted_accuracy_8"}
-    shown -= set() if variant == "soft" else {"weight_defect_mean"}
+    assert steps[-1] == (8, 8)
+    shown = {c.key for c in EXPERIMENT.columns} - {
+        "shifted_accuracy_4",
+        "shifted_accuracy_8",
+        "test_accuracy_equal_steps",
+    }
+    shown -= set() if variant.startswith("soft") else {"weight_defect_mean"}
     assert all(math.isfinite(metrics[key]) for key in shown)
-    assert ("weight_defect_mean" in metrics) == (variant == "soft")
-    assert metrics["lr"] == metrics["trials"][metrics["chosen"]]["lr"]
+    assert ("weight_defect_mean" in metrics) == variant.startswith("soft")
+    trained = {"frozen": 90}.get(variant)  # the head: eight features and a bias to ten classes
+    assert trained in (None, metrics["parameters"])
+
+
+def trained(config, **trial):
+    task = task_of(config, {"name": ""})
+    start = {"lr": 1e-2, "prior": None}
+    return task, train_trial(task, lambda: build(config, task), start | trial, config)
 
 
 def test_frozen_trains_the_head_alone():
     config = tiny("frozen")
     start = build(config)
-    trained = finetune.train_head(enlarged(config), config["trials"][0], config, lambda: None)
-    for (name, a), b in zip(start.state_dict().items(), trained.model.state_dict().values(), strict=True):
+    task, one = trained(config)
+    for (name, a), b in zip(start.state_dict().items(), one.model.state_dict().values(), strict=True):
         assert torch.equal(a, b) == (not name.startswith("classifier")), name
-    same = finetune.pooled(start.eval(), enlarged(config).x_test)
-    torch.testing.assert_close(trained.model(enlarged(config).x_test), trained.model.classifier(same))
+    model, x = one.model.eval(), enlarged(config).x_validation
+    torch.testing.assert_close(model(x), model.classifier(finetune.pooled(model, x)))
+    right = (model(x).argmax(1) == task.data.y_validation).float().mean()
+    assert task.validation_error(model) == pytest.approx(1 - float(right))
 
 
-def test_the_prior_prices_the_residual_pathways_alone():
-    config, changed = tiny("soft"), {}
-    for precision in (0.0, 1e6):
-        trained = train_all(enlarged(config), {"lr": 1e-2, "residual": precision}, config, lambda: None)
-        layer = trained.model.body[0]
+def test_the_prior_prices_the_residual_pathways_alone_and_costs_nothing_at_the_start():
+    config, changed = tiny("soft-grid"), {}
+    start = build(config).body[0]
+    for precision in (0.0, 1e8):
+        layer = trained(config, prior={"residual": precision})[1].model.body[0]
         changed[precision] = {
-            name: sum(float(p.detach().square().sum()) for p in pathway.parameters())
+            name: sum(
+                float((p - q).detach().square().sum())
+                for p, q in zip(pathway.parameters(), start.pathways[name].parameters(), strict=True)
+            )
             for name, pathway in layer.pathways.items()
         }
-    assert changed[1e6]["residual"] < 0.9 * changed[0.0]["residual"]
-    assert changed[1e6]["equivariant"] > 0.9 * changed[0.0]["equivariant"]
+    assert changed[1e8]["residual"] < 0.01 * changed[0.0]["residual"]
+    assert changed[1e8]["equivariant"] > 0.5 * changed[0.0]["equivariant"]
 
 
 def test_a_run_repeats_itself_and_another_seed_is_another_run():
@@ -166,7 +171,7 @@ def test_a_run_repeats_itself_and_another_seed_is_another_run():
 
 
 def test_divergence_is_a_result():
-    metrics = run(tiny("plain", trials=[{"lr": 1e30, "residual": 0.0}]), ignore)
+    metrics = run(tiny("plain", trials=[{"lr": 1e30, "prior": None}]), ignore)
     assert math.isnan(metrics["test_accuracy"])
     record.encode(metrics)
 

@@ -1,6 +1,7 @@
 """md-field and its like: every arm runs on real frames; splits keep walks apart; equal trials; labels turn rightly."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from softeq.experiments.data import trajectories
 from softeq.experiments.data.walks import Sampling
 from softeq.experiments.engine import registry
 from softeq.experiments.molecules import field as molecules
+from softeq.experiments.molecules import frame_task
 from softeq.experiments.molecules import frames as molecule_frames
-from softeq.experiments.molecules import run as molecule_run
 from softeq.experiments.molecules.plots import plot_fields
+from softeq.experiments.training.trials import train_trial
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has not walked yet")
 TINY = {"walks": 8, "frames": 3, "burn": 4, "thin": 2}
@@ -28,23 +30,29 @@ def cache(tmp_path_factory):
     molecule_frames._trajectory.cache_clear()
 
 
+COMPARISON = molecules.COMPARISONS["md-field"]
+
+
 def config(variant="soft-50", **changes):
-    found = copy.deepcopy(molecules.configure("md-field", "smoke", variant, 0))
+    found = copy.deepcopy(COMPARISON.configure("smoke", variant, 0))
     for point in found["points"]:
         point["sampling"] |= TINY
-    found["sizes"] = {"train": 6, "validation": 3, "test": 4}
-    found["training"]["steps"] = 3
+        point["sizes"] = {"train": 6, "validation": 3, "test": 4}
+    found["training"] |= {"steps": 3, "validate_every": 2}
     return found | changes
 
 
-@pytest.mark.parametrize("variant", [f"{arm}-50" for arm in molecules.ARMS])
+def run(own, progress=lambda *n: None):
+    return COMPARISON.run(own, progress)
+
+
+@pytest.mark.parametrize("variant", [f"{arm}-50" for arm in COMPARISON.arms])
 def test_every_arm_runs(cache, variant):
     own, done = config(variant), []
-    metrics = molecule_run.run(own, lambda *n: done.append(n))
-    assert done[-1] == (18, 18)  # two fields, three trials, three steps
+    metrics = run(own, lambda *n: done.append(n))
+    assert done[-1] == (6, 6)  # two fields, one trial, three steps
     for point in metrics["points"].values():
-        assert all(np.isfinite(point[key]) for key in molecule_run.HEADLINES)
-        assert len(point["trials"]) == 3
+        assert all(np.isfinite(point[key]) for key in frame_task.HEADLINES)
     exact = variant.startswith("hard-")
     assert (metrics["equivariance_error@0.02"] < 1e-4) == exact
     assert (metrics["weight_defect_mean@0"] < 1e-6) == variant.startswith("hard")
@@ -67,8 +75,8 @@ def test_walks_that_a_run_must_make_are_told_of(tmp_path, monkeypatch, recwarn):
 def test_the_same_seed_gives_the_same_numbers(cache):
     own = config()
     own["points"] = own["points"][:1]
-    first, second = (molecule_run.run(own, lambda *n: None) for _ in range(2))
-    other = molecule_run.run(own | {"seed": 1}, lambda *n: None)
+    first, second = (run(own) for _ in range(2))
+    other = run(own | {"seed": 1})
     key = "force_mae_mev_per_a@0"
     assert first[key] == second[key] != other[key]
 
@@ -90,53 +98,69 @@ def test_no_walk_is_on_two_sides(cache):
     assert not sides[1] & sides[2]
     assert set(moved.block) <= {6, 7}
     with pytest.raises(SofteqValueError, match="at most 12 training frames"):
-        molecule_frames.prepared(own["points"][0], own | {"sizes": {"train": 13, "validation": 1, "test": 1}})
+        molecule_frames.prepared(own["points"][0] | {"sizes": {"train": 13, "validation": 1, "test": 1}}, own)
 
 
 def test_a_training_lowers_the_error(cache):
     own = config("hard-50")
-    own["points"], own["training"]["steps"] = own["points"][:1], 60
-    data = molecule_frames.prepared(own["points"][0], own)
-    untrained = molecule_run.build_model(own, data)
-    before = molecule_run._errors(untrained, data.train, data)
-    model, steps = molecule_run._trained(data, own["trials"][0], own, lambda: None)
-    after = molecule_run._errors(model, data.train, data)
-    assert len(steps) == 60
+    own["training"] |= {"steps": 60, "validate_every": 30}
+    task = frame_task.task_of(own, own["points"][0])
+    before = frame_task._errors(frame_task.build_model(own, task), task.data.train, task.data)
+    trained = train_trial(task, lambda: frame_task.build_model(own, task), own["trials"][0], own)
+    after = frame_task._errors(trained.model, task.data.train, task.data)
+    assert trained.training.steps == 60
     assert after["force"] < 0.8 * before["force"]
+
+
+def test_a_loss_is_its_outputs_and_rotations_are_those_of_the_group(cache):
+    own = config("hard-50", augment="true")
+    task = frame_task.task_of(own, own["points"][0])
+    model = frame_task.build_model(own, task)
+    rows, seen = torch.arange(4), []
+    loss, output = task.loss(model, rows, None)
+    target = task.data.train.force[:4].flatten(1) / task.data.force_size
+    assert output.shape == target.shape
+    assert float(((output - target) ** 2).mean()) < float(loss)
+    made = frame_task.batch_of
+
+    def watched(x, *others):
+        seen.append(x)
+        return made(x, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frame_task, "batch_of", watched)
+        task.loss(model, rows, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(seen[0][..., 2].abs(), task.data.train.x[:4, :, 2].abs())
+    assert not torch.allclose(seen[0], task.data.train.x[:4])
 
 
 def test_a_training_that_diverges_is_recorded_as_such(cache):
     own = config("none-50")
     own["trials"] = [{"lr": 1e30, "prior": None}] * 3
-    metrics = molecule_run.run(own, lambda *n: None)
+    metrics = run(own)
     assert np.isnan(metrics["force_mae_mev_per_a@0"])
 
 
 def test_configurations():
     found = registry.all()
     assert {"md-field", "md-ethanol", "md-aspirin", "rmd17"} <= set(found)
-    assert len(found["md-field"].variants) == 15
-    trials = {len(molecules.configure("md-field", "default", v, 0)["trials"]) for v in found["md-field"].variants}
-    assert len(trials) == 1
-    assert [p["name"] for p in molecules.configure("md-field", "default", "soft-200", 0)["points"]] == [
-        "0",
-        "0.005",
-        "0.01",
-        "0.015",
-        "0.02",
-    ]
-    assert molecules.configure("md-aspirin", "default", "hard-50", 0)["points"][0]["molecule"] == "aspirin"
+    points = COMPARISON.configure("default", "soft-200", 0)["points"]
+    assert [p["name"] for p in points] == ["0", "0.005", "0.01", "0.015", "0.02"]
+    assert points[0]["sampling"] == dataclasses.asdict(Sampling())
+    aspirin = molecules.COMPARISONS["md-aspirin"].configure("default", "hard-50", 0)["points"]
+    assert aspirin[0]["molecule"] == "aspirin"
+    told = [v for v in COMPARISON.variants if COMPARISON.configure("smoke", v, 0)["network"]["field"]]
+    assert told == ["hard+cause-50", "hard+cause-200", "hard+cause-950"]
     with pytest.raises(SofteqValueError, match="variant"):
-        molecules.configure("md-field", "default", "soft-51", 0)
+        COMPARISON.configure("default", "soft-51", 0)
     with pytest.raises(SofteqValueError, match="source"):
         molecule_frames.frames_of({"source": "elsewhere"})
-    assert molecules.SIZES["default"].sampling == Sampling()
 
 
 def test_the_published_set_is_missed_in_one_line(monkeypatch):
     monkeypatch.delenv("SOFTEQ_RMD17", raising=False)
     with pytest.raises(SofteqError, match="SOFTEQ_RMD17"):
-        molecule_run.run(molecules.configure("rmd17", "smoke", "hard-50", 0), lambda *n: None)
+        run(molecules.COMPARISONS["rmd17"].configure("smoke", "hard-50", 0))
 
 
 def test_turned_labels_of_a_published_set(tmp_path, monkeypatch):
@@ -151,7 +175,7 @@ def test_turned_labels_of_a_published_set(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("SOFTEQ_RMD17", str(tmp_path))
     molecule_frames._published.cache_clear()
-    own = molecules.configure("rmd17", "smoke", "hard-50", 0)
+    own = molecules.COMPARISONS["rmd17"].configure("smoke", "hard-50", 0)
     own["points"] = own["points"][:1]
     data = molecule_frames.prepared(own["points"][0], own)
     torch.testing.assert_close(data.turned.energy, data.test.energy)
@@ -159,7 +183,7 @@ def test_turned_labels_of_a_published_set(tmp_path, monkeypatch):
     pairs = torch.einsum("bni,bmi->bnm", data.test.x, data.test.force)
     torch.testing.assert_close(torch.einsum("bni,bmi->bnm", data.turned.x, data.turned.force), pairs)
     assert (data.turned.x - data.test.x).abs().max() > 0.1
-    assert np.isfinite(molecule_run.run(own, lambda *n: None)["force_mae_mev_per_a@ethanol"])
+    assert np.isfinite(run(own)["force_mae_mev_per_a@ethanol"])
     molecule_frames._published.cache_clear()
 
 

@@ -10,8 +10,9 @@ import torch
 from softeq.errors import MissingExtraError, SofteqValueError
 from softeq.experiments.data import qm9
 from softeq.experiments.data.small_molecules import qm9_like
-from softeq.experiments.molecules import parts
+from softeq.experiments.molecules import parts, set_task
 from softeq.experiments.molecules import sets as molecule_sets
+from softeq.experiments.training.trials import train_trial
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,22 +23,35 @@ def few(tmp_path_factory):
         yield own
 
 
-def config(variant, **changes):
-    found = molecule_sets.configure("qm9-like", "smoke", variant, 0)
-    return found | {"sizes": [12, 4, 8], "training": {**found["training"], "steps": 4}} | changes
+COMPARISON = molecule_sets.COMPARISONS["qm9-like"]
+
+
+def config(variant, sizes=(12, 4, 8), steps=4, **changes):
+    found = COMPARISON.configure("smoke", variant, 0)
+    found["data"]["sizes"] = list(sizes)
+    found["training"] |= {"steps": steps, "validate_every": max(1, steps // 2)}
+    return found | changes
+
+
+def run(own, progress=lambda *n: None):
+    return COMPARISON.run(own, progress)
+
+
+def trained(own):
+    task = set_task.task_of(own, {"name": ""})
+    return task, train_trial(task, lambda: set_task.build_model(own, task), own["trials"][0], own).model
 
 
 @pytest.mark.parametrize("variant", [f"{arm}-100" for arm in molecule_sets.ARMS])
 def test_every_arm_runs(variant):
-    own, done = config(variant), []
-    metrics = molecule_sets.run(own, lambda *n: done.append(n))
-    assert done[-1] == (steps := 4 * len(own["trials"]), steps)
-    assert all(np.isfinite(metrics[key]) for key in molecule_sets.HEADLINES)
+    done = []
+    metrics = run(config(variant), lambda *n: done.append(n))
+    assert done[-1] == (4, 4)
+    assert all(np.isfinite(metrics[key]) for key in set_task.HEADLINES)
     for key in ("equivariance_error", "dipole_equivariance_error", "weight_defect_mean"):
         assert (metrics[key] < 1e-4) == variant.startswith("hard"), key
     change = abs(metrics["turned_dipole_error_e_a"] / metrics["dipole_error_e_a"] - 1)
     assert (change < 1e-3) == variant.startswith("hard")
-    assert len(metrics["trials"]) == len(own["trials"]) > 1
 
 
 def test_the_seed_draws_the_training_molecules_and_not_the_tests():
@@ -51,11 +65,10 @@ def test_the_seed_draws_the_training_molecules_and_not_the_tests():
 
 def test_the_dipole_is_the_slope_of_the_energy():
     own = config("none-100", dtype="float64")
-    train, _, _ = parts.prepared(own)
-    model, _ = molecule_sets._trained(train, own["trials"][0], own, lambda: None)
-    part = train.rows(torch.arange(2))
-    _, dipole = molecule_sets.energy_and_dipole(model, part)
-    batch, step = molecule_sets._batch(part, model), 1e-4
+    task, model = trained(own)
+    part = task.train.rows(torch.arange(2))
+    _, dipole = set_task.energy_and_dipole(model, part)
+    batch, step = set_task._batch(part, model), 1e-4
     for axis in range(3):
         field = torch.zeros(2, 3, dtype=torch.float64)
         field[:, axis] = step
@@ -64,19 +77,18 @@ def test_the_dipole_is_the_slope_of_the_energy():
 
 
 def test_a_training_lowers_the_error_of_both():
-    own = config("hard-100")
-    own["training"]["steps"] = 60
-    train, _, _ = parts.prepared(own)
-    before = molecule_sets._loss(molecule_sets.build_model(own, train), train, train)
-    model, steps = molecule_sets._trained(train, own["trials"][0], own, lambda: None)
-    assert len(steps) == 60
-    assert molecule_sets._loss(model, train, train) < 0.6 * before
+    own = config("hard-100", steps=60)
+    task, model = trained(own)
+    before = task._loss(set_task.build_model(own, task), task.train)[0]
+    loss, output = task._loss(model, task.train)
+    assert loss < 0.6 * before
+    assert output.shape == (12, 4)
 
 
 def test_the_elements_energies_know_nothing_of_test_molecules(few, monkeypatch):
     own = config("hard-100")
     train, _, test = parts.prepared(own)
-    sizes, last = own["sizes"], few.energies.copy()
+    sizes, last = own["data"]["sizes"], few.energies.copy()
     held = torch.randperm(30, generator=parts.generator_for(0, 5))[: sizes[2]]
     last[held.numpy()] += 100.0
     monkeypatch.setattr(parts, "_molecules", lambda *_: dataclasses.replace(few, energies=last))
@@ -87,34 +99,30 @@ def test_the_elements_energies_know_nothing_of_test_molecules(few, monkeypatch):
 
 def test_a_set_without_dipoles_gives_energies_alone(few, monkeypatch):
     monkeypatch.setattr(parts, "_molecules", lambda *_: dataclasses.replace(few, dipoles=None))
-    metrics = molecule_sets.run(config("soft-100"), lambda *n: None)
+    metrics = run(config("soft-100"))
     assert np.isfinite(metrics["energy_mae_mev"])
     assert np.isnan(metrics["dipole_error_e_a"])
 
 
 def test_a_training_that_diverges_is_recorded_as_such():
     trials = [{"lr": 1e30, "prior": None}] * 2
-    assert np.isnan(molecule_sets.run(config("none-100", trials=trials), lambda *n: None)["energy_mae_mev"])
+    assert np.isnan(run(config("none-100", trials=trials))["energy_mae_mev"])
 
 
 def test_bad_configurations(monkeypatch):
     with pytest.raises(SofteqValueError, match="variant"):
-        molecule_sets.configure("qm9-like", "smoke", "hard-7", 0)
+        COMPARISON.configure("smoke", "hard-7", 0)
     with pytest.raises(SofteqValueError, match="at most 30"):
-        parts.prepared(config("hard-100", sizes=[30, 4, 4]))
-    trials = {len(molecule_sets.configure("qm9-like", "default", f"{a}-250", 0)["trials"]) for a in molecule_sets.ARMS}
-    assert len(trials) == 1
+        parts.prepared(config("hard-100", sizes=(30, 4, 4)))
 
 
 def test_of_a_set_with_dipole_sizes_the_sizes_are_learned(few, monkeypatch):
     sizes = dataclasses.replace(few, dipoles=None, dipole_sizes=np.linalg.norm(few.dipoles, axis=1))
     monkeypatch.setattr(parts, "_molecules", lambda *_: sizes)
-    own = config("hard-100", dtype="float64")
-    own["training"]["steps"] = 40
-    train, _, test = parts.prepared(own)
-    start = molecule_sets.build_model(own, train)
-    model, _ = molecule_sets._trained(train, own["trials"][0], own, lambda: None)
-    error = lambda m: float(train.dipole_error(molecule_sets.energy_and_dipole(m, train)[1]).mean())
+    own = config("hard-100", dtype="float64", steps=40)
+    task, model = trained(own)
+    train, test, start = task.train, task.held_out, set_task.build_model(own, task)
+    error = lambda m: float(train.dipole_error(set_task.energy_and_dipole(m, train)[1]).mean())
     assert error(model) < 0.7 * error(start)
     assert train.dipole_rms == pytest.approx(float(np.sqrt((train.dipole_size**2).mean() / 3)))
     # A direction is neither known nor asked for: the error of a rotated dipole is the same.
@@ -126,9 +134,10 @@ def test_the_published_set_runs(monkeypatch):
     monkeypatch.setattr(parts, "_molecules", lambda source, limit: parts.qm9(limit))
     if importlib.util.find_spec("qm9pack") is None:
         pytest.skip("qm9pack is not installed")
-    found = molecule_sets.configure("qm9", "smoke", "soft-250", 0)
-    metrics = molecule_sets.run(found | {"sizes": [6, 2, 4], "trials": found["trials"][:1]}, lambda *n: None)
-    assert all(np.isfinite(metrics[key]) for key in molecule_sets.HEADLINES)
+    found = molecule_sets.COMPARISONS["qm9"].configure("smoke", "soft-250", 0)
+    found["data"]["sizes"] = [6, 2, 4]
+    metrics = run(found)
+    assert all(np.isfinite(metrics[key]) for key in set_task.HEADLINES)
 
 
 def test_the_published_set_is_missed_in_one_line(monkeypatch):
@@ -136,4 +145,4 @@ def test_the_published_set_is_missed_in_one_line(monkeypatch):
     monkeypatch.delenv("SOFTEQ_QM9", raising=False)
     monkeypatch.setattr(qm9.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"softeq\[qm9\].*SOFTEQ_QM9"):
-        molecule_sets.run(molecule_sets.configure("qm9", "smoke", "hard-250", 0), lambda *n: None)
+        run(molecule_sets.COMPARISONS["qm9"].configure("smoke", "hard-250", 0))

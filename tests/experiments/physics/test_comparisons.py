@@ -1,6 +1,5 @@
-"""The first comparison: complete configurations, fair arms, and every variant runs."""
+"""The first comparison: the published arm, the new arms, and every variant runs."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -10,36 +9,30 @@ import torch
 from softeq.errors import SofteqValueError
 from softeq.experiments.data.inertia import inertia_data
 from softeq.experiments.engine import record
-from softeq.experiments.physics import comparisons as physics
 from softeq.experiments.physics import problems
-from softeq.experiments.physics.comparisons import (
-    CHOSEN_FIELDS,
-    EXPERIMENTS,
-    PROBLEM,
-    SWEEP,
-    VARIANTS,
-    Size,
-    configure,
-    hyperparameters,
-    run,
-)
+from softeq.experiments.physics.comparisons import COMPARISONS, EXPERIMENTS, SWEEP
+from softeq.experiments.training.comparison import Size
 
+_TRAINING = {"steps": 4, "batch_size": 30, "validate_every": 2}
 TINY = {
-    "inertia": Size(1, (60, 20, 40), 24, 2, 4, 2),
-    "pendulum": Size(1, (20, 10, 10), 24, 1, 2, 1, systems=40),
+    "inertia": ({"channels": 24, "layers": 1}, {"sizes": [60, 20, 40]}),
+    "pendulum": ({"channels": 12, "layers": 1}, {"sizes": [20, 10, 10], "systems": 40, "duration": 2.0, "rtol": 1e-4}),
 }
 
 
 def tiny(name, variant, seed=0):
-    problem = PROBLEM[name]
-    return configure(replace(problem, sizes={"tiny": TINY[problem.kind]}), "tiny", variant, seed)
+    comparison = COMPARISONS[name]
+    network, data = TINY[comparison.sizes["smoke"].data["kind"]]
+    size = Size(1, network, {**comparison.sizes["smoke"].data, **data}, _TRAINING, trials="one")
+    comparison = replace(comparison, sizes={"tiny": size})
+    return comparison.configure("tiny", variant, seed)
 
 
-def ignore(done, total):
-    pass
+def run(name, variant, seed=0, **changes):
+    return COMPARISONS[name].run(tiny(name, variant, seed) | changes, lambda done, total: None)
 
 
-def test_the_experiments_and_variants_are_those_of_the_contract():
+def test_the_experiments_and_arms_are_those_of_the_protocol():
     assert set(EXPERIMENTS) == {
         "inertia",
         "modified-inertia",
@@ -53,40 +46,10 @@ def test_the_experiments_and_variants_are_those_of_the_contract():
         assert set(experiment.presets) == {"smoke", "default", "paper"}
         assert set(experiment.published) <= set(experiment.variants)
         if not name.endswith("-precision"):
-            assert experiment.variants == VARIANTS
-            assert experiment.presets["paper"] == 10
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_configurations_are_complete_and_survive_json(name):
-    experiment = EXPERIMENTS[name]
-    for variant in experiment.variants:
-        config = experiment.configure("smoke", variant, 3)
-        encoded = record.encode(config)
-        assert json.loads(json.dumps(encoded)) == encoded
-        assert config["seed"] == 3
-        assert {"problem", "network", "fit", "device", "dtype"} <= set(config)
-        assert set(CHOSEN_FIELDS) <= set(config["fit"])
-
-
-@pytest.mark.parametrize("name", PROBLEM)
-@pytest.mark.parametrize("variant", ["hard", "soft", "none", "none-matched", "none-augmented"])
-def test_every_tuned_arm_has_its_choice_and_where_it_comes_from(name, variant):
-    assert set(hyperparameters(PROBLEM[name], variant)) == set(CHOSEN_FIELDS)
-    assert physics.read_chosen(physics.CHOSEN)[name][variant]["source"]
-
-
-def test_arms_differ_only_in_what_they_say():
-    configs = {v: tiny("modified-inertia", v) for v in VARIANTS}
-    assert configs["hard"]["network"]["constraint"] == "hard"
-    assert configs["soft"]["network"] == configs["hard"]["network"] | {"constraint": "soft"}
-    assert configs["soft-published"]["network"] == configs["soft"]["network"] | {"published": True}
-    assert configs["none-augmented"]["network"] == configs["none"]["network"]
-    assert [v for v in VARIANTS if configs[v]["fit"]["augment"]] == ["none-augmented"]
-    for config in configs.values():
-        assert config["problem"] == configs["soft"]["problem"]
-        for shared in ("epochs", "batch_size", "validate_every"):
-            assert config["fit"][shared] == configs["soft"]["fit"][shared]
+            wanted = {"hard", "hard-matched", "soft", "soft-grid", "soft-projected", "soft-published", "none"}
+            assert {*wanted, "none-matched", "none-augmented"} <= set(experiment.variants)
+            assert experiment.presets["paper"] == experiment.presets["default"] == 10
+    assert {"hard-true", "hard+cause", "none-augmented-true"} <= set(EXPERIMENTS["modified-inertia"].variants)
 
 
 @pytest.mark.parametrize(
@@ -100,81 +63,117 @@ def test_arms_differ_only_in_what_they_say():
     ],
 )
 def test_the_published_arm_is_the_published_setting(name, residual, equivariant):
-    config = EXPERIMENTS[name].configure("paper", "soft-published", 0)
-    expected = {"lr": 3e-3, "schedule": "constant", "shrinkage": "penalty"}
-    expected |= {"residual_decay": residual, "equivariant_decay": equivariant, "augment": False}
-    assert config["fit"].items() >= expected.items()
-    n_train = config["problem"]["sizes"][0]
-    assert config["residual_precision"] == pytest.approx(2 * n_train * residual)
-    assert config["equivariant_precision"] == pytest.approx(2 * n_train * equivariant)
+    config = EXPERIMENTS[name].configure("smoke", "soft-published", 0)
+    n = COMPARISONS[name].sizes["paper"].data["sizes"][0]
+    assert config["trials"] == [
+        {"lr": 3e-3, "prior": {"equivariant": pytest.approx(2 * n * equivariant), "residual": 2 * n * residual}}
+    ]
+    assert config["rule"] == "published"
+    assert config["network"]["published"]
+
+
+def test_arms_are_what_their_names_say():
+    configs = {v: tiny("modified-inertia", v) for v in COMPARISONS["modified-inertia"].variants}
+    networks = {v: config["network"] for v, config in configs.items()}
+    assert networks["hard"] == networks["soft"] | {"constraint": "hard"}
+    assert networks["soft-projected"] == networks["soft"] | {"projected": True}
+    assert networks["hard-true"] == networks["hard"] | {"group": "O2eR3"}
+    assert networks["hard+cause"] == networks["hard"] | {"cause": [0.0, 0.0, 1.0]}
+    assert networks["hard-matched"]["channels"] > networks["hard"]["channels"]
+    assert networks["none-augmented"] == networks["none"]
+    augmented = {v: config["augment"] for v, config in configs.items() if config["augment"]}
+    assert augmented == {"none-augmented": "assumed", "none-augmented-true": "true"}
 
 
 def test_paper_preset_has_the_papers_sizes():
     inertia = EXPERIMENTS["inertia"].configure("paper", "none", 0)
-    assert inertia["network"] == {"kind": "mlp", "channels": 384, "layers": 3}
-    assert inertia["problem"]["sizes"] == [1000, 1000, 1000]
-    assert (inertia["fit"]["epochs"], inertia["fit"]["batch_size"]) == (300, 500)
-    assert EXPERIMENTS["modified-inertia"].configure("paper", "none", 0)["fit"]["epochs"] == 500
+    assert inertia["network"]["channels"] == 384
+    assert inertia["data"]["sizes"] == [1000, 1000, 1000]
+    assert (inertia["training"]["equal_steps"], inertia["training"]["batch_size"]) == (600, 500)
     pendulum = EXPERIMENTS["windy-pendulum"].configure("paper", "none", 0)
-    assert pendulum["network"] == {"kind": "mlp", "channels": 128, "layers": 3}
-    assert (pendulum["fit"]["epochs"], pendulum["problem"]["systems"]) == (1000, 5000)
+    assert pendulum["network"]["channels"] == 128
+    assert (pendulum["training"]["equal_steps"], pendulum["data"]["systems"]) == (1000, 5000)
 
 
-def test_sweep_changes_the_residual_decay_alone():
+def test_the_sweep_changes_the_residual_precision_alone():
     experiment = EXPERIMENTS["modified-inertia-precision"]
-    soft = PROBLEM["modified-inertia"]
-    base = configure(soft, "smoke", "soft", 0)
-    for variant, power in zip(SWEEP, range(-3, 4), strict=True):
+    base = EXPERIMENTS["modified-inertia"].configure("smoke", "soft-grid", 0)
+    for variant, power in zip(SWEEP, range(7), strict=True):
         config = experiment.configure("smoke", variant, 0)
-        assert config["fit"] == base["fit"] | {"residual_decay": 10.0**power}
-        assert config["network"] == base["network"]
-        assert config["residual_precision"] == pytest.approx(2000 * 10.0**power)
+        (trial,), (was,) = config.pop("trials"), base["trials"]
+        assert config == {k: v for k, v in base.items() if k != "trials"}
+        assert trial == was | {"prior": was["prior"] | {"residual": 10.0**power}}
 
 
 @pytest.mark.parametrize("name", ["inertia", "misspecified-inertia", "spring-pendulum"])
-def test_matched_network_has_the_soft_ones_parameters(name):
+def test_matched_networks_have_the_soft_ones_parameters(name):
     counts = {}
-    for variant in ("soft", "none-matched"):
-        config = tiny(name, variant)
-        counts[variant] = sum(p.numel() for p in problems.build_model(config).parameters())
+    for variant in ("soft", "none-matched", "hard-matched"):
+        model = problems.build_model(tiny(name, variant))
+        counts[variant] = sum(p.numel() for p in model.parameters())
     assert counts["none-matched"] == pytest.approx(counts["soft"], rel=0.05)
+    assert counts["hard-matched"] == pytest.approx(counts["soft"], rel=0.15)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.slow
+@pytest.mark.parametrize("key", problems.WIDTHS)
+def test_the_widths_that_are_written_down_are_those_that_match(key):
+    group, channels, layers = key
+    kind = "pendulum" if group == "O2eR3" else "inertia"
+    for constraint, width in problems.WIDTHS[key].items():
+        assert problems._matched(kind, group, constraint, channels, layers) == width
+
+
 @pytest.mark.parametrize("name", ["modified-inertia", "misspecified-inertia", "windy-pendulum"])
-def test_every_variant_runs_and_reports_every_column(name, variant):
-    metrics = run(tiny(name, variant), ignore)
-    record.encode(metrics)
-    wanted = {c.key for c in EXPERIMENTS[name].columns} | {"train_mse", "test_mse_transformed", "validation_mse"}
-    missing = {"weight_defect_mean"} if variant.startswith("none") else set()
-    assert wanted - set(metrics) == missing
-    for key in wanted - missing:
-        assert math.isfinite(metrics[key]), key
-    if variant == "hard":
-        assert metrics["equivariance_error"] < 1e-4
-        assert metrics["weight_defect_mean"] < 1e-4
+def test_every_variant_runs_and_reports_every_column(name):
+    for variant in EXPERIMENTS[name].variants:
+        metrics = run(name, variant)
+        record.encode(metrics)
+        wanted = {c.key for c in EXPERIMENTS[name].columns} | {"train_mse", "test_mse_transformed", "validation_error"}
+        missing = {"weight_defect_mean"} if variant.startswith("none") else set()
+        assert wanted - set(metrics) == missing
+        for key in wanted - missing - {"test_mse_equal_steps"}:
+            assert math.isfinite(metrics[key]), (variant, key)
+        if variant == "hard":
+            assert metrics["equivariance_error"] < 1e-4
+            assert metrics["weight_defect_mean"] < 1e-4
 
 
 def test_a_run_is_repeatable_and_leaves_torchs_generator_alone():
-    torch.manual_seed(5)
+    def comparable(seed):
+        metrics = run("inertia", "none-augmented", seed)
+        for one in (metrics, metrics["trials"][0]):
+            del one["seconds_per_step"]
+        del metrics["training_seconds"]
+        return record.encode(metrics)
+
     before = torch.get_rng_state()
-    first, second = (run(tiny("inertia", "none-augmented"), ignore) for _ in range(2))
+    first = comparable(0)
     assert torch.equal(torch.get_rng_state(), before)
-    del first["seconds_per_step"], second["seconds_per_step"]
-    assert first == second
-    assert run(tiny("inertia", "none-augmented", seed=1), ignore)["test_mse"] != first["test_mse"]
+    assert first == comparable(0)
+    other = comparable(1)
+    assert all(other[key] != first[key] for key in ("test_mse", "validation_error", "equivariance_error"))
+
+
+def test_a_seed_is_another_network():
+    first, again, other = (problems.build_model(tiny("inertia", "soft", seed=s)) for s in (0, 0, 1))
+    names = [name for name, p in first.named_parameters() if p.numel() > 9 and float(p.detach().std()) > 0]
+    for name in names:
+        assert torch.equal(first.get_parameter(name), again.get_parameter(name))
+        assert not torch.equal(first.get_parameter(name), other.get_parameter(name)), name
 
 
 def test_all_variants_of_a_seed_share_their_data():
-    tasks = [problems.build_task(tiny("modified-inertia", v, seed=2)) for v in ("hard", "none")]
-    assert torch.equal(tasks[0].data.x_test, tasks[1].data.x_test)
-    assert torch.equal(tasks[0].data.y_test, inertia_data(2, modified=True, sizes=(60, 20, 40)).y_test)
+    tasks = [problems.build_task(tiny("modified-inertia", v, seed=2)) for v in ("hard", "none", "hard+cause")]
+    for task in tasks:
+        assert torch.equal(task.data.x_test, tasks[0].data.x_test)
+        assert torch.equal(task.data.y_test, inertia_data(2, modified=True, sizes=(60, 20, 40)).y_test)
 
 
 def test_misspecified_inertia_has_the_data_of_inertia():
     right, wrong = (problems.build_task(tiny(name, "none")) for name in ("inertia", "misspecified-inertia"))
     assert torch.equal(right.data.y_train, wrong.data.y_train)
-    assert (right.group.name, wrong.group.name) == ("O(3)", "SL(3)")
+    assert [task.rep_in.bound_group.name for task in (right, wrong)] == ["O(3)", "SL(3)"]
 
 
 @pytest.mark.parametrize("name", ["spring-pendulum", "windy-pendulum"])
@@ -184,21 +183,22 @@ def test_the_pendulums_truth_is_its_data(name):
     torch.testing.assert_close(truth, task.data.y_test, atol=1e-3, rtol=0)
 
 
-def test_divergence_is_a_result():
-    config = tiny("inertia", "none")
-    config["fit"] |= {"lr": 1e30, "epochs": 20}
-    metrics = run(config, ignore)
-    assert math.isnan(metrics["test_mse"])
-    assert metrics["diverged_at_step"] >= 1
+def test_a_network_told_of_the_cause_is_equivariant_to_both_together():
+    model = problems.build_model(tiny("modified-inertia", "hard+cause") | {"dtype": "float64"})
+    task = problems.build_task(tiny("modified-inertia", "hard+cause") | {"dtype": "float64"})
+    rep_in, rep_out = problems.representations("inertia", "O(3)")
+    g = rep_in.bound_group.sample(1, generator=torch.Generator().manual_seed(0))[0]
+    x = task.data.x_test[:5]
+    before = model(x) @ rep_out.rho(g).T
+    model.cause = tuple((g @ torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)).tolist())
+    torch.testing.assert_close(model(x @ rep_in.rho(g).T), before)
 
 
-def test_nothing_chosen_for_a_variant(tmp_path, monkeypatch):
-    path = tmp_path / "chosen.json"
-    path.write_text(json.dumps({"inertia": {"soft": {"lr": 0.1}}}))
-    monkeypatch.setattr(physics, "CHOSEN", path)
-    for variant in ("soft", "hard"):
-        with pytest.raises(SofteqValueError, match=rf"inertia, variant {variant}.*experiments.tune inertia"):
-            configure(PROBLEM["inertia"], "smoke", variant, 0)
+def test_the_projected_network_starts_as_the_other_form():
+    config = tiny("inertia", "soft-projected") | {"dtype": "float64"}
+    x = problems.build_task(config).data.x_test[:5]
+    both = problems.build_model(tiny("inertia", "soft") | {"dtype": "float64"})
+    torch.testing.assert_close(problems.build_model(config)(x), both(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_nothing_chosen_for_a_variant(tmp_path, monkeypatch):
 )
 def test_unknown_problem_or_group(change, message):
     config = tiny("inertia", "none")
-    config["problem"] |= change
+    config["data"] |= change
     with pytest.raises(SofteqValueError, match=message):
         problems.build_task(config)
 
@@ -238,4 +238,4 @@ def test_the_sweeps_figure_is_drawn_from_its_records(tmp_path):
         for i, v in enumerate(experiment.variants)
     ]
     experiment.plot(records, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert (tmp_path / "figure.png").stat().st_size > 1000

@@ -103,3 +103,16 @@ def test_no_records_and_no_known_metric_are_errors(toy, make_record):
         tables.build([make_record(experiment="other")], toy, source="runs")
     with pytest.raises(SofteqError, match="has one of the metrics test_mse, weight_defect"):
         tables.build([make_record(other=1.0)], toy, source="runs")
+
+
+def test_runs_of_before_the_protocol_are_said_to_be_pilots_and_are_not_averaged_with_others(toy, make_record):
+    import dataclasses
+
+    asked = dataclasses.replace(toy, protocol=1)
+    old = [make_record(seed=s, config={"lr": 1}, test_mse=1.0) for s in range(2)]
+    new = [make_record(seed=s, config={"lr": 1, "protocol": 1}, test_mse=3.0) for s in range(2, 4)]
+    assert tables.PILOT in tables.build(old, asked, source="x").notes
+    assert tables.PILOT not in tables.build(old, toy, source="x").notes
+    both = tables.build([*old, *new], asked, source="x")
+    assert tables.PILOT not in both.notes
+    assert (both.rows[0].runs, both.rows[0].stats[0].mean) == (2, 3.0)

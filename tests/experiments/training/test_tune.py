@@ -1,113 +1,121 @@
-"""Tuning: equal budgets, the lowest validation error wins, records resume."""
-
 import json
-from dataclasses import replace
+import math
 
 import pytest
+import torch
 
-from softeq.errors import SofteqError
-from softeq.experiments.engine import record
-from softeq.experiments.physics.comparisons import CHOSEN_FIELDS, PROBLEM, Size
+from softeq.errors import SofteqError, SofteqValueError
+from softeq.experiments.engine import record, registry
 from softeq.experiments.training import tune
-from softeq.experiments.training.fit import FitSettings
-
-INERTIA = PROBLEM["inertia"]
+from softeq.experiments.training.comparison import Comparison, Domain, Lists, Size
 
 
-def records(errors, preset="paper"):
-    return [
-        record.make("tuning-inertia", preset, label, 0, config={}, metrics={"validation_mse": e}, provenance={})
-        for label, e in errors.items()
-    ]
+def errors(arm, f, axes):
+    """By label, the errors of three seeds."""
+    found = {}
+    for trial in tune.crossed(**axes):
+        values = {"lr": trial["lr"], **(trial["prior"] or {})}
+        found[tune.label(arm, trial)] = [f(**values) + shift for shift in (0.0, 0.01, -0.01)]
+    return found
 
 
-def errors_of(variant, values, shrinkage="penalty"):
-    return dict(zip(tune.labels(INERTIA, variant, shrinkage), values, strict=True))
+AXES = {"lr": (1.0, 10.0), "residual": (1.0, 10.0, 100.0)}
 
 
-@pytest.mark.parametrize("name", PROBLEM)
-@pytest.mark.parametrize("variant", tune.ARMS)
-def test_every_variant_has_the_same_number_of_different_trials(name, variant):
-    trials = tune.grid(PROBLEM[name], variant)
-    expected = 10 if name.endswith("pendulum") else 6
-    assert len(trials) == expected
-    assert len({json.dumps(t, sort_keys=True) for t in trials}) == expected
-    for trial in trials:
-        assert set(trial) == set(CHOSEN_FIELDS)
-        FitSettings(**trial)
+def test_labels_come_back():
+    trial = {"lr": 1e-3, "prior": {"residual": 2.0, "equivariant": 1e-7}}
+    assert tune.parsed(tune.label("soft-grid", trial)) == ("soft-grid", trial)
+    assert tune.parsed(tune.label("none", {"lr": 0.1, "prior": None})) == ("none", {"lr": 0.1, "prior": None})
+    with pytest.raises(SofteqValueError, match="trial: expected a label"):
+        tune.parsed("hard")
 
 
-def test_trials_use_seeds_of_their_own():
-    config = tune.EXPERIMENTS["tuning-inertia"].configure("paper", "soft-penalty#0", 0)
-    assert config["seed"] == 1000
-    assert config["fit"]["residual_decay"] == tune.grid(INERTIA, "soft")[0]["residual_decay"]
+def test_the_least_mean_error_wins_and_divergence_never():
+    found = errors("soft-grid", lambda lr, residual: abs(residual - 10) + lr, AXES)
+    assert tune.winner("soft-grid", AXES, found) == {"lr": 1.0, "prior": {"residual": 10.0}}
+    found[tune.label("soft-grid", {"lr": 1.0, "prior": {"residual": 10.0}})][2] = math.nan
+    assert tune.winner("soft-grid", AXES, found) == {"lr": 1.0, "prior": {"residual": 1.0}}
+    with pytest.raises(SofteqError, match="all trials diverged"):
+        tune.winner("soft-grid", AXES, {name: [math.nan] * 3 for name in found})
 
 
-def test_shrinkage_is_of_the_soft_network_alone():
-    assert {t["shrinkage"] for t in tune.grid(INERTIA, "soft", "proximal")} == {"proximal"}
-    assert {t["shrinkage"] for t in tune.grid(INERTIA, "hard", "proximal")} == {"penalty"}
+def test_a_list_grows_where_the_error_still_falls_and_only_there():
+    found = errors("soft-grid", lambda lr, residual: abs(math.log10(residual) - 1) + 10 / lr, AXES)
+    assert tune.extended("soft-grid", AXES, found) == {"lr": (1.0, 10.0, 100.0), "residual": AXES["residual"]}
+    found = errors("soft-grid", lambda lr, residual: math.log10(residual) + lr, AXES)
+    grown = tune.extended("soft-grid", AXES, found)
+    assert grown["residual"] == (0.1, 1.0, 10.0, 100.0)
+    assert grown["lr"] == (0.1, 1.0, 10.0)
 
 
-def test_the_lowest_finite_validation_error_wins():
-    errors = errors_of("hard", [5.0, 4.0, float("nan"), 0.5, float("inf"), 2.0])
-    chosen = tune.choose(INERTIA, "paper", records(errors), "penalty")
-    assert list(chosen) == ["hard"]
-    trial = tune.labels(INERTIA, "hard")["hard#3"]
-    assert {k: chosen["hard"][k] for k in CHOSEN_FIELDS} == trial
-    assert chosen["hard"]["source"] == "hard#3: validation MSE 0.5, best of 6, preset paper, seed 1000"
+def test_a_flat_edge_is_left_and_said_to_be_one():
+    noisy = {}
+    for k, (name, values) in enumerate(errors("soft-grid", lambda lr, residual: 1.0 + lr, AXES).items()):
+        noisy[name] = [v + 0.1 * ((7 * k + 3 * s) % 5) for s, v in enumerate(values)]
+    best = tune.winner("soft-grid", AXES, noisy)["prior"]["residual"]
+    if best in (1.0, 100.0):
+        assert "flat towards the edge of residual" in tune.ending("soft-grid", AXES, noisy)
+    interior = errors("soft-grid", lambda lr, residual: abs(residual - 10) + lr, {**AXES, "lr": (0.1, 1.0, 10.0)})
+    axes = {**AXES, "lr": (0.1, 1.0, 10.0)}
+    assert "lr" in tune.ending("soft-grid", axes, interior)
+    flat = {name: [1.0, 1.0, 1.0] for name in noisy}
+    assert tune.extended("soft-grid", AXES, flat) == AXES
+    assert "flat" in tune.ending("soft-grid", AXES, flat)
 
 
-def test_an_unfinished_variant_is_not_chosen():
-    errors = errors_of("hard", range(1, 7))
-    del errors["hard#4"]
-    assert tune.choose(INERTIA, "paper", records(errors), "penalty") == {}
+def test_a_single_value_is_no_edge():
+    axes = {"lr": (1.0, 2.0, 3.0), "equivariant": (5.0,)}
+    found = errors("hard", lambda lr, equivariant: abs(lr - 2), axes)
+    assert tune.extended("hard", axes, found) == axes
+    assert tune.ending("hard", axes, found) == "interior"
 
 
-def test_other_presets_and_the_other_shrinkage_do_not_count():
-    better = errors_of("soft", [0.1] * 6, "proximal")
-    penalty = errors_of("soft", [3, 2, 1, 4, 5, 6])
-    held = records(better | penalty) + records(errors_of("soft", [0.01] * 6), preset="smoke")
-    chosen = tune.choose(INERTIA, "paper", held, "penalty")
-    assert chosen["soft"]["shrinkage"] == "penalty"
-    assert chosen["soft"]["source"].startswith("soft-penalty#2: validation MSE 1")
+@pytest.fixture
+def comparison(line):
+    def build(config, task):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config["seed"])
+            return torch.nn.Linear(3, 1).double()
+
+    return Comparison(
+        name="line",
+        summary="",
+        arms=("none", "none-augmented"),
+        domain=Domain(lambda config, point: line(seed=config["seed"]), build, lambda size, variant: {}),
+        sizes={"smoke": Size(1, {}, {}, {"steps": 6, "batch_size": 40, "validate_every": 3})},
+        lists=Lists((1e-3, 1e-2)),
+        columns=(),
+    )
 
 
-def test_all_diverged():
-    with pytest.raises(SofteqError, match="inertia, none: all 6 trials diverged"):
-        tune.choose(INERTIA, "paper", records(errors_of("none", [float("nan")] * 6)), "penalty")
-
-
-def test_writing_keeps_the_other_entries(tmp_path):
+def test_tuning_runs_every_trial_on_its_own_seeds_and_writes_what_won(comparison, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "comparison", lambda name: comparison)
+    monkeypatch.setattr(tune, "ROUNDS", 3)
     path = tmp_path / "chosen.json"
-    path.write_text(json.dumps({"inertia": {"hard": {"lr": 1}, "soft": {"lr": 2}}, "windy-pendulum": {"none": {}}}))
-    tune.write_chosen(path, INERTIA, {"soft": {"lr": 3}})
-    expected = {"inertia": {"hard": {"lr": 1}, "soft": {"lr": 3}}, "windy-pendulum": {"none": {}}}
-    assert json.loads(path.read_text()) == expected
-    assert [p.name for p in tmp_path.iterdir()] == ["chosen.json"]
+    found = tune.tune("line", "smoke", out=tmp_path, chosen=path, arms=["none"])
+    records = record.read(tmp_path / "tuning-line.jsonl")
+    assert {r["config"]["seed"] for r in records} == {1000, 1001, 1002}
+    assert not any("test_mse" in r["metrics"] for r in records)
+    # The larger the rate the better so far: the list has grown until the rounds were over or it was no edge.
+    assert found["none"]["lists"]["lr"][:2] == [1e-3, 1e-2]
+    assert len(found["none"]["lists"]["lr"]) == 4
+    assert json.loads(path.read_text())["line"]["smoke"]["none"] == found["none"]
+    held = len(records)
+    tune.tune("line", "smoke", out=tmp_path, chosen=path, arms=["none"])
+    assert len(record.read(tmp_path / "tuning-line.jsonl")) == held, "resumed"
+    with pytest.raises(SofteqValueError, match="unknown preset 'big'"):
+        tune.tune("line", "big", out=tmp_path, chosen=path)
+    with pytest.raises(SofteqValueError, match="unknown arm that chooses 'hard'"):
+        tune.tune("line", "smoke", out=tmp_path, chosen=path, arms=["hard"])
 
 
-def test_a_tuning_runs_resumes_and_writes_its_choice(tmp_path, monkeypatch, capsys):
-    small = replace(INERTIA, sizes={"smoke": Size(1, (30, 30, 30), 4, 1, 3, 1)})
-    monkeypatch.setitem(tune.PROBLEM, "inertia", small)
-    monkeypatch.setitem(tune.EXPERIMENTS, "tuning-inertia", tune.tuning_experiment(small))
-    arguments = ["inertia", "--preset", "smoke", "--variants", "none", "--out", str(tmp_path)]
-    arguments += ["--chosen", str(tmp_path / "chosen.json")]
-    assert tune.main(arguments) == 0
-    held = record.read(tmp_path / "tuning-inertia.jsonl")
-    assert sorted(r["variant"] for r in held) == [f"none#{i}" for i in range(6)]
-    best = min(held, key=lambda r: r["metrics"]["validation_mse"])
-    chosen = json.loads((tmp_path / "chosen.json").read_text())["inertia"]["none"]
-    assert chosen.items() >= {k: best["config"]["fit"][k] for k in CHOSEN_FIELDS}.items()
-    capsys.readouterr()
-    assert tune.main(arguments) == 0
-    assert "in 0 s" not in capsys.readouterr().out
-    assert len(record.read(tmp_path / "tuning-inertia.jsonl")) == 6
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    assert tune.main(["no-such", "--out", str(tmp_path)]) == 2
+    assert "unknown comparison 'no-such'" in capsys.readouterr().err
 
 
-def test_a_users_mistake_is_one_line_and_exit_code_two(tmp_path, capsys):
-    target = tmp_path / "file"
-    target.write_text("")
-    assert tune.main(["inertia", "--preset", "smoke", "--out", str(target)]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: cannot write to the output folder")
+def test_points_count_alike():
+    metrics = {"points": {"a": {"validation_error": 1.0}, "b": {"validation_error": 3.0}}}
+    records = [{"preset": "smoke", "variant": "x", "seed": s, "metrics": metrics} for s in (1, 0)]
+    assert tune.errors_of(records, "smoke") == {"x": [2.0, 2.0]}
+    assert tune.errors_of(records, "paper") == {}

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from softeq import SoftLinear
+from softeq.errors import SofteqValueError
 from softeq.experiments.data.inertia import inertia_data, modified_moment_of_inertia, moment_of_inertia
-from softeq.experiments.training.evaluate import equivariance_error, evaluate
-from softeq.experiments.training.fit import FitResult, FitSettings, fit
-from softeq.experiments.training.task import Task, act
-from softeq.groups import O
+from softeq.experiments.training.regression import RegressionTask, act, defects, equivariance_error
+from softeq.groups import O, O2eR3
 from softeq.models.mlp import MLP
 from softeq.reps import Scalar, T, Vector
 
@@ -32,26 +31,20 @@ class Function(nn.Module):
 
 def task(modified=False):
     data = inertia_data(0, modified=modified, sizes=(30, 30, 200), dtype=torch.float64)
-    return Task(data, REP_IN, REP_OUT, modified_moment_of_inertia if modified else moment_of_inertia)
+    return RegressionTask(data, REP_IN, REP_OUT, modified_moment_of_inertia if modified else moment_of_inertia)
 
 
 def generator():
     return torch.Generator().manual_seed(0)
 
 
-def held(model):
-    values = [p.detach().clone() for p in model.parameters()]
-    return FitResult(values, values, best_epoch=1, validation_mse=0.0, validation_mse_best=0.0, seconds_per_step=0.1)
-
-
 def measured(function, problem):
-    model = Function(function)
-    return evaluate(model, problem, held(model), generator())
+    return problem.measure(Function(function))
 
 
 def test_the_truth_has_no_error_where_the_symmetry_holds():
     metrics = measured(moment_of_inertia, task())
-    for name in ("train_mse", "test_mse", "test_mse_moved", "test_mse_transformed", "test_mse_best_validation"):
+    for name in ("train_mse", "test_mse", "test_mse_moved", "test_mse_transformed"):
         assert metrics[name] < 1e-25
     assert metrics["equivariance_error"] < 1e-14
 
@@ -83,25 +76,52 @@ def test_equivariance_error_is_the_published_ratio():
     assert error == pytest.approx(2 * rms / (2 * rms + 2 / 9))
 
 
-def test_best_validation_uses_the_best_parameters_and_the_model_keeps_the_last():
-    problem, model = task(), Function(moment_of_inertia)
-    result = held(model)
-    result.best = [torch.tensor(2.0, dtype=torch.float64)]
-    metrics = evaluate(model, problem, result, generator())
-    assert metrics["test_mse"] < 1e-25
-    assert metrics["test_mse_best_validation"] == pytest.approx(4.0)
-    assert model.shift.item() == 0.0
+def test_each_split_has_its_own_error():
+    problem = task()
+    model = Function(moment_of_inertia)
+    problem.data.y_validation.add_(2.0)
+    problem.data.y_test.add_(3.0)
+    problem.data.y_train.add_(1.0)
+    assert problem.validation_error(model) == pytest.approx(4.0)
+    assert problem.test(model) == pytest.approx(9.0)
+    loss, output = problem.loss(model, torch.arange(5), None)
+    assert loss.item() == pytest.approx(1.0)
+    assert output.shape == (5, 9)
+    assert problem.samples == 30
 
 
-def test_divergence_is_nan_and_no_exception():
-    problem, model = task(), MLP(20, 9, channels=8, layers=1)
-    problem = Task(problem.data.to(dtype=torch.float32), REP_IN, REP_OUT, moment_of_inertia)
-    result = fit(model, problem, FitSettings(epochs=30, lr=1e30), generator())
-    metrics = evaluate(model, problem, result, generator())
-    for name in ("test_mse", "test_mse_moved", "test_mse_transformed", "equivariance_error", "validation_mse"):
-        assert math.isnan(metrics[name])
-    assert metrics["diverged_at_step"] == result.diverged_at
-    assert metrics["parameters"] == 20 * 8 + 8 + 8 * 9 + 9
+def test_augmentation_moves_inputs_and_targets_together_and_afresh():
+    problem, seen = task(), []
+    model = Function(moment_of_inertia)
+    model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    drawn = generator()
+    losses = [problem.loss(model, torch.arange(8), drawn)[0].item() for _ in range(2)]
+    assert max(losses) < 1e-24, "the moved target is the truth at the moved input"
+    assert not torch.allclose(seen[0], seen[1])
+    assert not torch.allclose(seen[0], problem.data.x_train[:8])
+
+
+def test_augmentation_may_be_by_another_group():
+    problem, seen = task(), []
+    problem.augmentation = (5 * Scalar + 5 * Vector)(O2eR3()), T(2)(O2eR3())
+    model = Function(moment_of_inertia)
+    model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    problem.loss(model, torch.arange(8), generator())
+    z = [7, 10, 13, 16, 19]
+    torch.testing.assert_close(seen[0][:, z].abs(), problem.data.x_train[:8, z].abs())
+    assert not torch.allclose(seen[0], problem.data.x_train[:8])
+
+
+def test_other_elements_for_another_seed():
+    first, again, other = (RegressionTask(**{**vars(task()), "seed": s}) for s in (0, 0, 1))
+    model = Function(lambda x: x[:, :9] ** 2)
+    errors = [one.measure(model)["test_mse_transformed"] for one in (first, again, other)]
+    assert errors[0] == errors[1] != errors[2]
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(SofteqValueError, match=r"rep_in and rep_out: expected sizes \(20, 9\) as in the data"):
+        RegressionTask(task().data, Vector(O(3)), REP_OUT, moment_of_inertia)
 
 
 @pytest.mark.parametrize("constraint", ["soft", "hard"])
@@ -110,7 +130,7 @@ def test_weight_defect_is_measured_per_layer(constraint):
     model = nn.Sequential(
         SoftLinear(REP_IN, hidden, constraint=constraint), SoftLinear(hidden, REP_OUT, constraint=constraint)
     ).double()
-    metrics = evaluate(model, task(), held(model), generator())
+    metrics = defects(model)
     assert list(metrics["weight_defect"]) == ["0", "1"]
     values = list(metrics["weight_defect"].values())
     assert metrics["weight_defect_mean"] == pytest.approx(sum(values) / 2)
@@ -120,7 +140,8 @@ def test_weight_defect_is_measured_per_layer(constraint):
 
 def test_a_plain_network_has_no_weight_defect():
     model = MLP(20, 9, channels=8, layers=1).double()
-    assert not [k for k in evaluate(model, task(), held(model), generator()) if k.startswith("weight_defect")]
+    assert defects(model) == {}
+    assert not [k for k in task().measure(model) if k.startswith("weight_defect")]
 
 
 def test_the_model_is_measured_in_evaluation_mode():
@@ -129,7 +150,7 @@ def test_the_model_is_measured_in_evaluation_mode():
             return super().forward(x) + (1.0 if self.training else 0.0)
 
     model = Modal(moment_of_inertia).train()
-    assert evaluate(model, task(), held(model), generator())["test_mse"] < 1e-25
+    assert task().measure(model)["test_mse"] < 1e-25
 
 
 def test_act_moves_the_last_axis_of_each_row_by_its_own_element():

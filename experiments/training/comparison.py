@@ -1,0 +1,242 @@
+"""A comparison: the arms on one task or several, as data, from which the runner's `Experiment` follows.
+
+A domain says what its data and networks are (`Domain`); a comparison says which arms, how large, and over which lists
+of learning rates and precisions. A new comparison of a known kind is a declaration; a new arm is a line of
+`training.arms`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from softeq.errors import SofteqValueError
+from softeq.experiments.engine.bookkeeping import counter, device_for
+from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
+from softeq.experiments.training.arms import Arm, Variant, parse
+from softeq.experiments.training.chosen import chosen_trial
+from softeq.experiments.training.loop import LoopSettings
+from softeq.experiments.training.task import Task
+from softeq.experiments.training.trials import Trial, crossed, run_trials
+
+PROTOCOL = 1
+"""The version of docs/protocol.md that a run followed; records without one were made before there was a protocol."""
+
+Point = Mapping[str, Any]
+"""One place of a dial, one table, one field: what a run goes over. ``name`` is what metrics carry behind an ``@``."""
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What is tried: learning rates, each with each precision, in nats for the whole data set.
+
+    Each list is in rising order; tuning extends it where the best value stands at its edge. ``start`` is what a preset
+    that is not tuned begins with.
+    """
+
+    lr: tuple[float, ...]
+    residual: tuple[float, ...] = ()
+    equivariant: tuple[float, ...] = ()
+    plain: tuple[float, ...] = ()
+    start: Mapping[str, float] = field(default_factory=dict)
+
+    def axes(self, arm: Arm) -> dict[str, tuple[float, ...]]:
+        """The lists that concern an arm: those of the pathways that it has, unless its rule finds the precision."""
+        axes = {"lr": self.lr}
+        if arm.constraint == "none":
+            return axes | ({"residual": self.plain} if self.plain else {})
+        if arm.rule_name not in ("fixed", "published"):
+            return axes
+        if arm.constraint == "hard":
+            return axes | ({"equivariant": self.equivariant} if self.equivariant else {})
+        # As many trials as of the other arms: the equivariant pathway's precision, which matters little, is no choice.
+        middle = self.equivariant[len(self.equivariant) // 2 :][:1]
+        pathways = {"equivariant": (self.start["equivariant"],) if "equivariant" in self.start else middle}
+        pathways["residual"] = self.residual
+        return axes | {name: values for name, values in pathways.items() if values}
+
+    def trials(self, arm: Arm) -> tuple[Trial, ...]:
+        """All of them."""
+        return crossed(**self.axes(arm))
+
+    def first(self, arm: Arm) -> Trial:
+        """The one at ``start``, or in the middle of the lists where it says nothing."""
+        axes = self.axes(arm)
+        middle = {name: (self.start.get(name, values[len(values) // 2]),) for name, values in axes.items()}
+        if arm.constraint == "none" and "plain" in self.start and "residual" in middle:
+            middle["residual"] = (self.start["plain"],)
+        return crossed(**middle)[0]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a preset is.
+
+    Args:
+        seeds: of each variant.
+        network: what the domain's builder wants to know.
+        data: what its tasks want to know.
+        training: fields of `LoopSettings` but the rate; ``steps`` is what an arm of cost 1 may have, see ``costs``.
+        trials: ``"one"``, the first; ``"all"``, each run choosing on its own validation data where nothing has been
+            chosen by tuning.
+        measured: samples of which Lie derivatives are taken.
+    """
+
+    seeds: int
+    network: Mapping[str, Any]
+    data: Mapping[str, Any]
+    training: Mapping[str, Any]
+    trials: str = "all"
+    measured: int = 0
+
+
+@dataclass(frozen=True)
+class Domain:
+    """How the data and networks of a kind of comparison come about.
+
+    Args:
+        task: the data of a configuration at one of its points.
+        build: the untrained network of a configuration for a task, the same each time.
+        network: the network's configuration for an arm, from the preset's.
+        points: the points of a run of an arm at a preset; one without a name where there is no dial.
+    """
+
+    task: Callable[[Config, Point], Task]
+    build: Callable[[Config, Any], nn.Module]
+    network: Callable[[Size, Variant], Mapping[str, Any]]
+    points: Callable[[Size, Variant], list[dict[str, Any]]] = lambda size, variant: [{"name": ""}]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some arms on some data; see `Experiment` for the fields that are passed on.
+
+    Args:
+        arms: names of `training.arms.ARMS`, or variants with a precision.
+        domain: of its kind.
+        sizes: by preset.
+        lists: of learning rates and precisions.
+        samples: numbers of training samples that variants carry in their names; empty for none.
+        costs: seconds of a step of an arm over those of the cheapest, measured; where they are given, every arm has
+            the same compute instead of the same number of steps.
+        fixed: the trials of arms that do not choose, such as published ones, by preset.
+        options: more keys of the configuration by preset and variant.
+    """
+
+    name: str
+    summary: str
+    arms: tuple[str, ...]
+    domain: Domain
+    sizes: Mapping[str, Size]
+    lists: Lists
+    columns: tuple[Column, ...]
+    samples: tuple[int, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, Callable[[Size], Trial]] = field(default_factory=dict)
+    options: Callable[[Size, Variant], Mapping[str, Any]] = lambda size, variant: {}
+    published: Mapping[str, str] = field(default_factory=dict)
+    published_source: str = ""
+    notes: tuple[str, ...] = ()
+    plot: Callable[[list[dict[str, Any]], Any], None] | None = None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Every arm, at every number of training samples where there are several."""
+        return tuple(f"{arm}-{n}" for n in self.samples for arm in self.arms) if self.samples else self.arms
+
+    def configure(self, preset: str, variant: str, seed: int, trials: tuple[Trial, ...] | None = None) -> Config:
+        """The complete configuration of one run.
+
+        Args:
+            preset: a key of ``sizes``.
+            variant: one of ``variants``.
+            seed: of everything random, 0 or more.
+            trials: instead of the arm's own.
+
+        Raises:
+            SofteqValueError: an unknown variant.
+        """
+        parsed = parse(variant)
+        if parsed.precision is None and variant not in self.variants and trials is None:
+            raise SofteqValueError(f"variant: expected one of {', '.join(self.variants)}, got {variant!r}")
+        size, arm = self.sizes[preset], parsed.arm
+        return {
+            "protocol": PROTOCOL,
+            "arm": arm.name,
+            "rule": arm.rule_name,
+            "points": self.domain.points(size, parsed),
+            "data": {**size.data, **({} if parsed.samples is None else {"samples": parsed.samples})},
+            "network": dict(self.domain.network(size, parsed)),
+            "augment": arm.augment,
+            "training": self._training(size, arm),
+            "trials": [dict(trial) for trial in (trials or self._trials(preset, parsed))],
+            "measured": size.measured,
+            "seed": seed,
+            "device": device_for(preset),
+            "dtype": "float32",
+            **self.options(size, parsed),
+        }
+
+    def _training(self, size: Size, arm: Arm) -> dict[str, Any]:
+        training = dict(size.training)
+        if self.costs and training.get("schedule") == "plateau":
+            cost = self.costs.get(arm.name, max(self.costs.values()))
+            training["steps"] = max(1, math.floor(training["steps"] / cost))
+        LoopSettings(**training, lr=1.0)  # raises where a declaration is wrong
+        return training
+
+    def _trials(self, preset: str, variant: Variant) -> tuple[Trial, ...]:
+        arm, size = variant.arm, self.sizes[preset]
+        if arm.name in self.fixed:
+            return (self.fixed[arm.name](size),)
+        chosen = chosen_trial(self.name, preset, arm.name)
+        if chosen is None and size.trials == "all" and variant.precision is None:
+            return self.lists.trials(arm)
+        trial = chosen or self.lists.first(arm)
+        if variant.precision is not None:
+            trial = {**trial, "prior": {**(trial["prior"] or {}), "residual": variant.precision}}
+        return (trial,)
+
+    def run(self, config: Config, progress: Progress) -> Metrics:
+        """Train and measure at every point; a training that diverged gives NaN, no exception."""
+        steps = config["training"]["steps"] * len(config["trials"]) * len(config["points"])
+        on_step = counter(progress, steps)
+        found = {}
+        for point in config["points"]:
+            task = self.domain.task(config, point)
+            found[point["name"]] = run_trials(task, functools.partial(self.domain.build, config, task), config, on_step)
+        progress(steps, steps)
+        return found[""] if set(found) == {""} else flattened(found)
+
+    def experiment(self) -> Experiment:
+        """What the runner, the tables and the command line know."""
+        return Experiment(
+            name=self.name,
+            summary=self.summary,
+            variants=self.variants,
+            presets={name: size.seeds for name, size in self.sizes.items()},
+            configure=self.configure,
+            run=self.run,
+            columns=self.columns,
+            published=self.published,
+            published_source=self.published_source,
+            notes=self.notes,
+            plot=self.plot,
+            protocol=PROTOCOL,
+        )
+
+
+def flattened(found: Mapping[str, Metrics]) -> Metrics:
+    """The metrics of several points in one: ``points`` by name, and every number again as ``key@point``."""
+    numbers = {
+        f"{key}@{name}": value
+        for name, metrics in found.items()
+        for key, value in metrics.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    return {"points": dict(found), **numbers, "parameters": next(iter(found.values()))["parameters"]}

@@ -1,0 +1,38 @@
+import itertools
+
+import pytest
+
+from softeq import strength
+from softeq.errors import SofteqValueError
+from softeq.experiments.engine import registry
+from softeq.experiments.training.arms import ALIASES, ARMS, arm, parse
+
+
+def test_every_arm_is_drawn_in_a_way_of_its_own_and_has_a_rule():
+    for a, b in itertools.combinations(ARMS.values(), 2):
+        assert (a.colour, a.marker) != (b.colour, b.marker), f"{a.name} and {b.name} look alike"
+    assert all(a.rule_name in {*strength.RULES, "published"} for a in ARMS.values())
+    assert all(a.constraint in ("hard", "soft", "none") for a in ARMS.values())
+    assert arm("soft").rule_name == strength.DEFAULT
+
+
+def test_every_variant_of_every_comparison_is_an_arm():
+    for name, comparison in registry.comparisons().items():
+        for variant in comparison.variants:
+            found = parse(variant)
+            assert variant.startswith(found.arm.name), name
+            assert (found.samples in comparison.samples) == bool(comparison.samples)
+
+
+def test_names_are_taken_apart():
+    found = parse("none-augmented-200")
+    assert (found.arm.name, found.samples, found.precision) == ("none-augmented", 200, None)
+    found = parse("soft-grid@1e3")
+    assert (found.arm.name, found.samples, found.precision) == ("soft-grid", None, 1000.0)
+    assert parse("hard+field-50").arm is ARMS[ALIASES["hard+field"]]
+
+
+@pytest.mark.parametrize("name", ["sofft", "soft@x", "", "-200", "soft-grid@", "hard-1.5"])
+def test_what_is_no_variant(name):
+    with pytest.raises(SofteqValueError, match="expected"):
+        parse(name)

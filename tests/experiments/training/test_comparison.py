@@ -1,0 +1,165 @@
+"""Every comparison that there is: complete and fair configurations; and what a comparison does with its parts."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from softeq.errors import MissingExtraError, SofteqValueError
+from softeq.experiments.engine import record, registry
+from softeq.experiments.training import chosen as chosen_file
+from softeq.experiments.training import comparison as module
+from softeq.experiments.training.arms import arm, parse
+from softeq.experiments.training.comparison import Comparison, Domain, Lists, Size, flattened
+from softeq.experiments.training.loop import LoopSettings
+
+COMPARISONS = registry.comparisons()
+LISTS = Lists((1.0, 2.0), residual=(3.0, 4.0), equivariant=(5.0, 6.0, 7.0), plain=(8.0,), start={"lr": 2.0})
+
+
+def configured(name, preset, variant):
+    try:
+        return COMPARISONS[name].configure(preset, variant, 3)
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_configurations_are_complete_and_survive_json(name):
+    comparison = COMPARISONS[name]
+    for preset in comparison.sizes:
+        for variant in (*comparison.variants[:2], *comparison.variants[-2:]):
+            config = configured(name, preset, variant)
+            encoded = record.encode(config)
+            assert json.loads(json.dumps(encoded)) == encoded
+            assert encoded == record.encode(configured(name, preset, variant)), "the same each time"
+            LoopSettings(**config["training"], lr=1.0)
+            assert config["seed"] == 3
+            assert config["protocol"] == module.PROTOCOL
+            config["training"]["steps"] = config["trials"][0]["lr"] = None  # a run may do what it likes to its own
+            assert record.encode(configured(name, preset, variant)) == encoded
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_arms_differ_in_what_they_say_alone(name):
+    comparison = COMPARISONS[name]
+    own = {"arm", "rule", "augment", "trials", "network", "points", "data"}
+    for preset in comparison.sizes:
+        configs = [configured(name, preset, variant) for variant in comparison.variants]
+        shared = [{k: v for k, v in config.items() if k not in own} for config in configs]
+        for config in shared:
+            if comparison.costs:  # the same compute instead of the same number of steps
+                config["training"] = {k: v for k, v in config["training"].items() if k != "steps"}
+            assert config == shared[0]
+        for config, variant in zip(configs, comparison.variants, strict=True):
+            assert config["rule"] == parse(variant).arm.rule_name
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_arms_that_choose_have_as_many_trials(name):
+    comparison = COMPARISONS[name]
+    counts = {
+        variant: len(comparison.lists.trials(parse(variant).arm))
+        for variant in comparison.variants
+        if parse(variant).arm.rule_name == "fixed" and parse(variant).arm.name not in comparison.fixed
+    }
+    if name == "soften":  # plain and frozen have no prior: learning rates alone
+        counts = {v: n for v, n in counts.items() if parse(v).arm.constraint == "soft"}
+    assert len(set(counts.values())) == 1, counts
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_no_run_of_a_large_preset_has_a_fixed_length(name):
+    for preset, size in COMPARISONS[name].sizes.items():
+        assert size.training.get("schedule") == ("plateau" if preset != "smoke" else None)
+        assert (size.training.get("equal_steps") is None) == (preset == "smoke")
+
+
+def test_every_arm_of_inertia_has_the_same_compute():
+    comparison = COMPARISONS["inertia"]
+    for variant in comparison.variants:
+        steps = comparison.configure("default", variant, 0)["training"]["steps"]
+        cost = comparison.costs.get(variant, max(comparison.costs.values()))
+        assert 0.999 * 24_000 - cost <= steps * cost <= 24_000
+
+
+def test_lists_concern_the_pathways_that_an_arm_has():
+    assert LISTS.axes(arm("hard")) == {"lr": (1.0, 2.0), "equivariant": (5.0, 6.0, 7.0)}
+    assert LISTS.axes(arm("soft-grid")) == {"lr": (1.0, 2.0), "equivariant": (6.0,), "residual": (3.0, 4.0)}
+    assert LISTS.axes(arm("none")) == {"lr": (1.0, 2.0), "residual": (8.0,)}
+    learned = dataclasses.replace(arm("soft"), rule="variational")
+    assert LISTS.axes(learned) == {"lr": (1.0, 2.0)}
+    assert LISTS.first(arm("soft-grid")) == {"lr": 2.0, "prior": {"equivariant": 6.0, "residual": 4.0}}
+    assert len(LISTS.trials(arm("hard"))) == 6
+
+
+def toy(line, **changes):
+    """A comparison on the toy task at two points, or at one without a name."""
+
+    def build(config, task):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config["seed"])
+            return torch.nn.Linear(3, 1).double()
+
+    training = {"steps": 4, "batch_size": 20, "validate_every": 2}
+    how = {
+        "name": "toy",
+        "summary": "",
+        "arms": ("none", "none-augmented"),
+        "domain": Domain(lambda config, point: line(seed=len(point["name"])), build, lambda size, variant: {}),
+        "sizes": {"smoke": Size(2, {}, {}, training)},
+        "lists": Lists((1e-3, 1e-2), plain=(0.1, 10.0)),
+        "columns": (),
+    }
+    return Comparison(**{**how, **changes})
+
+
+def test_a_run_trains_every_trial_and_tells_of_the_whole(line):
+    comparison, told = toy(line), []
+    metrics = comparison.run(comparison.configure("smoke", "none", 0), lambda done, total: told.append((done, total)))
+    assert len(metrics["trials"]) == 4
+    assert metrics["test_mse"] > 100
+    assert told[-1] == (16, 16)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_a_run_over_points_has_every_number_at_each(line):
+    domain = dataclasses.replace(toy(line).domain, points=lambda size, variant: [{"name": "a"}, {"name": "bb"}])
+    comparison = toy(line, domain=domain)
+    metrics = comparison.run(comparison.configure("smoke", "none", 0), lambda done, total: None)
+    assert list(metrics["points"]) == ["a", "bb"]
+    assert metrics["test_mse@a"] == metrics["points"]["a"]["test_mse"] != metrics["test_mse@bb"]
+    assert metrics["parameters"] == 4
+    assert flattened({"x": {"parameters": 1, "ok": True, "f": math.inf}})["f@x"] == math.inf
+
+
+def test_what_tuning_chose_is_the_only_trial(line, monkeypatch, tmp_path):
+    path = tmp_path / "chosen.json"
+    monkeypatch.setattr(chosen_file, "CHOSEN", path)
+    comparison = toy(line)
+    assert len(comparison.configure("smoke", "none", 0)["trials"]) == 4
+    chosen_file.write_chosen(path, "toy", "smoke", {"none": {"lr": 0.5, "prior": {"residual": 7.0}, "ending": "x"}})
+    assert comparison.configure("smoke", "none", 0)["trials"] == [{"lr": 0.5, "prior": {"residual": 7.0}}]
+    assert len(comparison.configure("smoke", "none-augmented", 0)["trials"]) == 4
+    one = toy(line, sizes={"smoke": dataclasses.replace(comparison.sizes["smoke"], trials="one")})
+    assert one.configure("smoke", "none-augmented", 0)["trials"] == [{"lr": 1e-2, "prior": {"residual": 10.0}}]
+
+
+def test_a_precision_in_the_name_takes_the_place_of_the_chosen_one():
+    trials = COMPARISONS["modified-inertia-precision"].configure("default", "soft-grid@1e3", 0)["trials"]
+    assert [trial["prior"]["residual"] for trial in trials] == [1000.0]
+
+
+def test_unknown_variants_are_refused(line):
+    with pytest.raises(SofteqValueError, match="variant: expected one of none, none-augmented, got 'hard'"):
+        toy(line).configure("smoke", "hard", 0)
+    with pytest.raises(SofteqValueError, match="arm: expected one of"):
+        toy(line).configure("smoke", "sofft", 0)
+
+
+def test_a_declaration_that_cannot_be_trained_is_refused(line):
+    wrong = toy(line, sizes={"smoke": Size(1, {}, {}, {"steps": 0, "batch_size": 1})})
+    with pytest.raises(SofteqValueError, match="steps"):
+        wrong.configure("smoke", "none", 0)
