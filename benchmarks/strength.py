@@ -169,7 +169,7 @@ def run_all(
     done = {(r["problem"], r["seed"], r["arm"]) for r in read(path)}
     count = 0
     for name, seed, arm in todo(families, seeds, wanted, done):
-        if only not in name:
+        if not name.endswith(only):
             continue
         if limit is not None and count >= limit:
             break

@@ -34,9 +34,11 @@ from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.strength._dual import Dual, Validation
 from softeq.strength._evidence_rules import GroupLasso, MacKay, Variational
 from softeq.strength._optimizers import SUPPORTED
+from softeq.strength._plot import plot
 from softeq.strength._remul import Remul
 from softeq.strength._rule import LIKELIHOODS, Rule
 from softeq.strength._schedules import Annealed, Fixed
+from softeq.strength.evidence import best_run, log_evidence
 
 _KINDS: tuple[type[Rule], ...] = (Fixed, Annealed, Variational, MacKay, GroupLasso, Dual, Remul, Validation)
 RULES: dict[str, type[Rule]] = {kind.name: kind for kind in _KINDS}
@@ -45,7 +47,7 @@ RULES: dict[str, type[Rule]] = {kind.name: kind for kind in _KINDS}
 DEFAULT = "fixed"
 """The rule that stands best over all families of the benchmark."""
 
-__all__ = ["DEFAULT", "LIKELIHOODS", "RULES", "SUPPORTED", "Rule", "rule"]
+__all__ = ["DEFAULT", "LIKELIHOODS", "RULES", "SUPPORTED", "Rule", "best_run", "log_evidence", "plot", "rule"]
 
 
 def rule(name: str, model: nn.Module, *, samples: int, likelihood: str = "gaussian", **options: Any) -> Rule:
