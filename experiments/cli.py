@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         came = shlex.join(["softeq", *(sys.argv[1:] if argv is None else argv)])
         asked = context.command_path if context else "softeq"
-        _fail(f"{error.format_message().rstrip('.')}; got `{came}`, see `{asked} --help`")
+        said = _cut(error.format_message().rstrip("."))
+        _fail(f"{said}; got `{_cut(came)}`, see `{asked} --help`")
         return 2
     return code if isinstance(code, int) else 0
 
@@ -96,6 +97,10 @@ def _one_line(command: Callable[..., None]) -> Callable[..., None]:
 
 def _fail(message: str) -> None:
     sys.stderr.write(f"softeq: {' '.join(message.split())}\n")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 400 else f"{text[:300]}... ({len(text)} characters)"
 
 
 def _show_warning(others: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any) -> None:

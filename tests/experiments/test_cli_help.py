@@ -57,3 +57,10 @@ def test_without_a_cache_it_is_made_anew(monkeypatch, toys):
     monkeypatch.setenv("SOFTEQ_CACHE", "off")
     assert cli_list._kept() == []
     assert cli_list._fresh()
+
+
+def test_python_m_softeq_passes_the_exit_code_on():
+    done = subprocess.run([sys.executable, "-m", "softeq", "nonsense" + 5000 * "x"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "No such command" in done.stderr
+    assert len(done.stderr) < 1500
