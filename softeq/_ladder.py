@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from softeq._block_space import BlockSpace
 from softeq._constants import Build, Constants
 from softeq._planar import orthonormal_rows
 from softeq.errors import SofteqTypeError, SofteqValueError
@@ -50,56 +51,6 @@ class NotNested(Exception):
         self.level = level
 
 
-class BlockSpace:
-    """A space of weights that acts on copies of a few kinds of block alike, in orthonormal coordinates.
-
-    Args:
-        shape: of a weight.
-        constants: holds the tensors that `spaces` has made.
-        name: under which it holds them.
-
-    Attributes:
-        rank: the number of coordinates; ``||coordinates||`` is the Frobenius norm of the weight.
-    """
-
-    def __init__(self, shape: tuple[int, ...], constants: Constants, name: str) -> None:
-        self.shape, self.constants, self.name = shape, constants, name
-        sizes = constants.exact[f"{name}.sizes"].tolist()
-        self._sizes: list[tuple[int, int, int]] = [(rows, entries, rank) for rows, entries, rank in sizes]
-        self.rank = sum(rows * rank for rows, _, rank in self._sizes)
-
-    def expand(self, coordinates: Tensor, base: Tensor | None = None) -> Tensor:
-        """``base`` plus the weight with these coordinates, ``(rank,)`` to ``shape``."""
-        count = torch.Size(self.shape).numel()
-        flat = coordinates.new_zeros(count) if base is None else base.reshape(-1)
-        if self.rank:
-            found = self.constants.on(coordinates)
-            parts = coordinates.split([rows * rank for rows, _, rank in self._sizes])
-            values = []
-            for i, (part, (rows, _, rank)) in enumerate(zip(parts, self._sizes, strict=True)):
-                basis = found[f"{self.name}.basis_{i}"]
-                values.append((part.view(rows, rank).to(basis.dtype) @ basis).flatten())
-            flat = flat.scatter_add(0, found[f"{self.name}.places"], torch.cat(values).to(flat.dtype))
-        return flat.view(self.shape)
-
-    def coordinates_of(self, weight: Tensor) -> Tensor:
-        """The coordinates of the projection of a weight, ``shape`` to ``(rank,)``."""
-        if not self.rank:
-            return weight.new_zeros(0)
-        found = self.constants.on(weight)
-        gathered = weight.reshape(-1).index_select(0, found[f"{self.name}.places"])
-        coordinates = []
-        parts = gathered.split([rows * entries for rows, entries, _ in self._sizes])
-        for i, (part, (rows, entries, _)) in enumerate(zip(parts, self._sizes, strict=True)):
-            basis = found[f"{self.name}.basis_{i}"]
-            coordinates.append((part.view(rows, entries).to(basis.dtype) @ basis.T).flatten())
-        return torch.cat(coordinates).to(weight.dtype)
-
-    def nearest(self, weight: Tensor) -> Tensor:
-        """The orthogonal projection of a weight."""
-        return self.expand(self.coordinates_of(weight))
-
-
 @dataclass(frozen=True)
 class Ladder:
     """The spaces of one part of a layer, its weight or its bias.
@@ -126,7 +77,7 @@ class Ladder:
     def rest(self, weight: Tensor) -> Tensor:
         """What of a weight lies outside all groups' spaces: the residual's part."""
         *_, last = self.within.values()
-        return weight - last.nearest(weight)
+        return last.without(weight)
 
     def part_of(self, pathway: str, weight: Tensor) -> Tensor:
         """What a pathway stores of a weight: a rung its coordinates, the residual what lies outside all spaces."""
@@ -140,11 +91,11 @@ class Ladder:
 
     def merged(self, pathways: nn.ModuleDict, part: str, free: Tensor | None) -> Tensor | None:
         """The rungs' parts and what of the residual's lies outside all groups' spaces; ``None`` if there is neither."""
-        total = None if free is None else self.rest(free)
+        total = free if free is None else self.within[FIRST].without(free)
         for name, space in self.rungs.items():
             own = getattr(pathways[name], part, None) if name in pathways else None
             if own is not None:
-                total = space.expand(own, total)
+                total = space.expand(own) if total is None else space.replaced(total, own)
         return total
 
 
