@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from softeq.errors import SofteqValueError
+from softeq.experiments.cli_calculator import audit_calculator
 
 try:
     import typer
@@ -26,16 +27,18 @@ def _option(panel: str, words: str) -> Any:
 EXAMPLE = "softeq audit tf_efficientnet_lite0 resnet50 --images demo --flows rotation,translation_x --layerwise"
 
 
-IMAGES, WEIGHTS, MEASURE = "Images", "The network", "What is measured"
+IMAGES, WEIGHTS, MEASURE, ATOMS = "Images", "The network", "What is measured", "Interatomic potentials"
 
 
 def audit(
     models: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="MODEL...", help="timm names, packaged models (softeq list --models), or module:factory."
+            metavar="MODEL...",
+            help="timm names, packaged models (softeq list --models), or module:factory.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     images: Annotated[
         str,
         _option(
@@ -74,6 +77,17 @@ def audit(
     stencil: Annotated[str, _option(MEASURE, "bspline, fourier, central or reference.")] = "bspline",
     boundary: Annotated[str, _option(MEASURE, "How images go on beyond their edge: mirror or periodic.")] = "mirror",
     margin: Annotated[int, _option(MEASURE, "Pixels at the edge that do not move.")] = 0,
+    calculator: Annotated[
+        str | None, _option(ATOMS, "An ase calculator as module:factory in the networks' place, with --atoms.")
+    ] = None,
+    atoms: Annotated[str | None, _option(ATOMS, "A file of structures that ase reads.")] = None,
+    structures: Annotated[int, _option(ATOMS, "Structures of the file at most.")] = 5,
+    steps: Annotated[int, _option(ATOMS, "Of the run at constant energy; 0 for none.")] = 400,
+    temperature: Annotated[float, _option(ATOMS, "Kelvin, of that run and of kT.")] = 300.0,
+    energy_error: Annotated[
+        float | None, _option(ATOMS, "The model's own test error to compare with, meV per atom; kT if absent.")
+    ] = None,
+    force_error: Annotated[float | None, _option(ATOMS, "Likewise, meV/Å; kT per Å if absent.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
     batch_size: Annotated[str, typer.Option(help="Images at once; auto halves on out-of-memory.")] = "auto",
@@ -81,6 +95,19 @@ def audit(
     out: Annotated[Path, typer.Option(help="The folder of audit.jsonl, audit.csv and audit.html.")] = Path("runs"),
 ) -> None:
     """Measure the symmetry that networks have learned; the same command resumes."""
+    models = models or []
+    if calculator is not None or atoms is not None:
+        return audit_calculator(
+            *(calculator, atoms, models, out),
+            structures=structures,
+            steps=steps,
+            temperature=temperature,
+            energy_error=energy_error,
+            force_error=force_error,
+            seed=seed,
+        )
+    if not models:
+        raise SofteqValueError("models: expected MODEL..., or --calculator with --atoms, got none; see --help")
     from softeq.experiments.audit import run as work
     from softeq.experiments.audit.settings import Settings
     from softeq.measure.motion.flows import FLOWS

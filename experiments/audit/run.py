@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from softeq.errors import SofteqError
+from softeq.experiments.audit import calculators
 from softeq.experiments.audit.configuration import configuration, hash_tensors, held, neutral
 from softeq.experiments.audit.picked import Picked
 from softeq.experiments.audit.recorder import AuditEvent, OnEvent, Outcome, Recorder
@@ -83,7 +84,8 @@ def _audited(name: str, settings: Settings, path: Path, source_hash: str, outcom
 
 def report(out: str | Path, failures: Sequence[tuple[str, str]] = ()) -> tuple[Path, Path]:
     """Write ``audit.csv`` and ``audit.html`` from all the audit records in a folder; their paths."""
-    return write_report(record.read(record.record_path(out, EXPERIMENT)), out, failures=failures)
+    found, potentials = (record.read(record.record_path(out, name)) for name in (EXPERIMENT, calculators.EXPERIMENT))
+    return write_report(found, out, failures=failures, calculators=potentials)
 
 
 def _one(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import operator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import nn
 
 from softeq.errors import SofteqError, SofteqTypeError, SofteqValueError
+from softeq.measure.loading.factory import made
 from softeq.measure.loading.model import Model, Preparation, pair
 from softeq.measure.loading.tensors import read_state_dict
 from softeq.measure.loading.timm_models import from_file, from_timm
@@ -105,7 +104,7 @@ def _from_factory(
 ) -> Model:
     if num_classes is not None:
         raise SofteqValueError(f"num-classes: expected a timm model, got {name!r}, whose factory decides that")
-    module, choices = _unwrapped(_made(name))
+    module, choices = _unwrapped(made(name, "model", lambda found: isinstance(found, nn.Module), "an nn.Module"))
     source = "as the factory made it"
     if weights in ("pretrained", "packaged"):
         raise SofteqValueError(f"weights: {name!r} has no {weights} weights; give a file, or leave weights out")
@@ -137,37 +136,6 @@ def _from_factory(
         crop=1.0,
         choices=tuple(choices),
     )
-
-
-def _made(name: str) -> nn.Module:
-    """The network behind ``module:name``; the user's code may raise anything, and ends nothing but itself."""
-    path, _, attribute = name.partition(":")
-    try:
-        factory = operator.attrgetter(attribute)(importlib.import_module(path))
-    except AttributeError as error:
-        raise SofteqValueError(f"model: {path!r} has no {attribute!r}") from error
-    except (ImportError, ValueError) as error:
-        raise SofteqValueError(f"model: cannot import {path!r} of {name!r}: {error}") from error
-    except SystemExit as error:
-        raise SofteqError(f"model: {path!r} ends the program when it is imported (sys.exit({error.code!r}))") from error
-    except SyntaxError as error:
-        raise SofteqError(f"model: cannot import {path!r} of {name!r}: SyntaxError: {error}") from error
-    if isinstance(factory, nn.Module):
-        return factory
-    if not callable(factory):
-        raise SofteqTypeError(f"model: expected {name!r} to be callable, got {type(factory).__name__}")
-    try:
-        module = factory()
-    except SofteqError:
-        raise
-    except SystemExit as error:
-        raise SofteqError(f"model: {name}() ends the program (sys.exit({error.code!r}))") from error
-    except Exception as error:  # the factory is the user's
-        said = " ".join(str(error).split())
-        raise SofteqError(f"model: {name}() without arguments failed: {type(error).__name__}: {said}") from error
-    if not isinstance(module, nn.Module):
-        raise SofteqTypeError(f"model: expected {name!r} to return an nn.Module, got {type(module).__name__}")
-    return module
 
 
 def _unwrapped(module: nn.Module) -> tuple[nn.Module, list[str]]:

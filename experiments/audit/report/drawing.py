@@ -162,6 +162,12 @@ def heat_png(values: numpy.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(png(rgb.round().astype(numpy.uint8))).decode()
 
 
+def heat_colour(share: float) -> str:
+    """The colour of a value in [0, 1] as HTML has it."""
+    anchors, at = numpy.linspace(0.0, 1.0, len(_HEAT)), min(max(share, 0.0), 1.0)
+    return "#" + "".join(f"{round(float(numpy.interp(at, anchors, [c[k] for c in _HEAT]))):02x}" for k in range(3))
+
+
 def png(rgb: numpy.ndarray) -> bytes:
     """A PNG file of an 8-bit image ``(H, W, 3)`` (the PNG specification, W3C, second edition)."""
     height, width, _ = rgb.shape

@@ -10,6 +10,7 @@ from typing import Any
 from softeq.experiments.audit.report.curves import curves
 from softeq.experiments.audit.report.drawing import number
 from softeq.experiments.audit.report.groups import AuditRecord, Group
+from softeq.experiments.audit.report.potentials import potentials
 from softeq.experiments.audit.report.ranking import ranking
 from softeq.experiments.audit.report.sections import (
     everyday,
@@ -63,13 +64,28 @@ _NORMS = {
 _OUTPUTS = {"probabilities": "softmax probabilities, taken as invariant", "logits": "raw outputs, taken as invariant"}
 
 
-def html_text(groups: Sequence[Group], *, failures: Sequence[tuple[str, str]] = ()) -> str:
+_INTRODUCTION = (
+    "<p>Does a network answer alike when its image is moved? Real displacements say what happens in use. The Lie"
+    " derivative Lf says how fast the output leaves its proper place when the image starts to move, and the local"
+    " equivariance error (LEE) is its expected size: 0 for an equivariant network. A flat network has a small error"
+    " too, so each is set beside the answer to changes of the image that are no motion, the control.</p>"
+)
+
+
+def html_text(
+    groups: Sequence[Group],
+    *,
+    failures: Sequence[tuple[str, str]] = (),
+    calculators: Sequence[AuditRecord] = (),
+) -> str:
     """The whole page.
 
     Args:
         groups: see `experiments.audit.report.groups.group_records`; each gets its own chapter.
         failures: models of this run that have no record, with the reason.
+        calculators: records of `experiments.audit.calculators`.
     """
+    atoms = potentials(calculators)
     several = (
         f"<p><strong>{len(groups)} configurations</strong> are in these records. Each has its own chapter;"
         " numbers of different chapters are not comparable.</p>"
@@ -77,17 +93,13 @@ def html_text(groups: Sequence[Group], *, failures: Sequence[tuple[str, str]] = 
         else ""
     )
     chapters = "".join(_chapter(group, i, len(groups)) for i, group in enumerate(groups, 1))
-    empty = "" if groups else "<p>There are no records.</p>"
+    empty = "" if groups or atoms else "<p>There are no records.</p>"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>softeq audit</title><style>{_STYLE}</style></head>\n<body><main>"
         "<h1>Learned equivariance: an audit</h1>"
-        "<p>Does a network answer alike when its image is moved? Real displacements say what happens in use. The Lie"
-        " derivative Lf says how fast the output leaves its proper place when the image starts to move, and the local"
-        " equivariance error (LEE) is its expected size: 0 for an equivariant network. A flat network has a small error"
-        " too, so each is set beside the answer to changes of the image that are no motion, the control.</p>"
-        f"{several}{_failures(failures)}{empty}{chapters}</main></body></html>\n"
+        f"{_INTRODUCTION if groups or not atoms else ''}{several}{_failures(failures)}{empty}{chapters}{atoms}</main></body></html>\n"
     )
 
 

@@ -13,7 +13,11 @@ from softeq.experiments.audit.report.page import html_text
 
 
 def write_report(
-    records: Sequence[AuditRecord], folder: str | Path, *, failures: Sequence[tuple[str, str]] = ()
+    records: Sequence[AuditRecord],
+    folder: str | Path,
+    *,
+    failures: Sequence[tuple[str, str]] = (),
+    calculators: Sequence[AuditRecord] = (),
 ) -> tuple[Path, Path]:
     """Write ``audit.csv`` and ``audit.html`` into a folder, each whole or not at all; their paths.
 
@@ -21,12 +25,14 @@ def write_report(
         records: any records; those of other experiments are left out.
         folder: made when absent.
         failures: models of this run that have no record, with the reason.
+        calculators: records of `experiments.audit.calculators`.
 
     Raises:
         SofteqError: when the folder cannot be written.
     """
     folder = Path(folder)
-    texts = {"audit.csv": csv_text(records), "audit.html": html_text(group_records(records), failures=failures)}
+    page = html_text(group_records(records), failures=failures, calculators=calculators)
+    texts = {"audit.csv": csv_text(records), "audit.html": page}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
