@@ -149,7 +149,7 @@ def test_several_mistaken_models_get_a_line_each_and_a_summary(call):
 
 def test_no_model_and_help(call, capsys):
     assert cli.main(["audit"]) == 2
-    assert re.search("Missing argument .*MODEL.*got `softeq audit`", _one_line(capsys.readouterr().err))
+    assert "models: expected MODEL..., or --calculator with --atoms, got none" in _one_line(capsys.readouterr().err)
     shown = call("--help").stdout
     assert re.search(r"Example:\s+softeq audit tf_efficientnet_lite0", shown)
 

@@ -99,7 +99,8 @@ def html_text(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>softeq audit</title><style>{_STYLE}</style></head>\n<body><main>"
         "<h1>Learned equivariance: an audit</h1>"
-        f"{_INTRODUCTION if groups or not atoms else ''}{several}{_failures(failures)}{empty}{chapters}{atoms}</main></body></html>\n"
+        f"{'' if atoms and not groups else _INTRODUCTION}{several}{_failures(failures)}{empty}{chapters}{atoms}"
+        "</main></body></html>\n"
     )
 
 

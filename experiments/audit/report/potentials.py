@@ -38,10 +38,10 @@ def _section(variant: str, record: Mapping[str, Any]) -> str:
         f"computed in {found['precision']}; {found['calls']} calls; levels: {number(found['levels']['energy'])} eV, "
         f"{number(found['levels']['forces'])} eV/Å, {found['levels']['about']}"
     )
-    shown = _symmetries(found) + _angles(found) + _elements(found)
+    shown = _angles(found) + _elements(found) + _atoms(found)
     return (
         f'<section><h3>{escape(variant)}</h3><div class="card"><ul>{items}</ul></div>'
-        f'<div class="cards">{shown}{_atoms(found)}</div><p class="quiet">{escape(told)}.</p></section>'
+        f'{_symmetries(found)}<div class="cards">{shown}</div><p class="quiet">{escape(told)}.</p></section>'
     )
 
 
