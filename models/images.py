@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from softeq._arguments import whole
 from softeq.errors import SofteqValueError
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -29,8 +30,8 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 def _positive(**sizes: int | Sequence[int]) -> None:
     for name, size in sizes.items():
-        values = [size] if isinstance(size, int) else list(size)
-        if not values or min(values) < 1:
+        values = list(size) if isinstance(size, Sequence) else [size]
+        if not values or min(whole(name, value) for value in values) < 1:
             raise SofteqValueError(f"{name}: expected integers of at least 1, got {size}")
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._arguments import check_dtype, no_equivariant_map
 from softeq._constants import Constants
-from softeq.errors import SofteqValueError
 from softeq.irreps import as_irreps
 from softeq.pathways import (
     EQUIVARIANT,
@@ -23,7 +23,6 @@ from softeq.pathways import (
     RESIDUAL_START,
     MergedLayer,
     Weights,
-    check_dtype,
     pathways_of,
 )
 
@@ -168,7 +167,6 @@ class SoftChannelwise(MergedLayer):
         self.wanted, self.constraint = as_irreps(irreps_out, "irreps_out"), constraint
         self.irreps_out = _output(self.irreps_in1, self.irreps_in2, self.wanted)
         self.shape = (self.irreps_in2.dim, self.irreps_in1.dim, self.irreps_out.dim)
-        self.pathways = nn.ModuleDict()
         if EQUIVARIANT in names:
             self.pathways[EQUIVARIANT] = Couplings(self.irreps_in1, self.irreps_in2, self.wanted)
         if RESIDUAL in names:
@@ -247,7 +245,7 @@ def _output(irreps_in1: Any, irreps_in2: Any, wanted: Any) -> Any:
     """The irreps of the output, a block per path."""
     blocks = _blocks(irreps_in1, irreps_in2, {kind for _, kind in wanted})
     if not blocks:
-        raise SofteqValueError(f"irreps_out: no product of {irreps_in1} and {irreps_in2} reaches {wanted}")
+        raise no_equivariant_map(f"{irreps_in1} and {irreps_in2}", wanted)
     return as_irreps([(1, kind) for _, _, kind, _ in blocks], "irreps_out")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softeq._arguments import whole
 from softeq._constants import Constants
 from softeq._irreps_products import SoftGate
 from softeq.errors import SofteqTypeError, SofteqValueError
@@ -247,5 +248,4 @@ def _per_species(name: str, value: float | Sequence[float], kinds: int) -> Tenso
 
 def _check_sizes(**sizes: tuple[int, int]) -> None:
     for name, (size, least) in sizes.items():
-        if size < least:
-            raise SofteqValueError(f"{name}: expected at least {least}, got {size}")
+        whole(name, size, least)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -17,9 +18,17 @@ def fold(model: nn.Module) -> nn.Module:
 
     Linear soft layers become ``nn.Linear``; a model of those and of torch's own modules then runs without softeq.
     Layers that are not linear (bilinear, gated) become plain modules with their pathways merged; export the copy with
-    ``torch.export`` to run it where softeq is not installed.
+    ``torch.export`` to run it where softeq is not installed. Among modules of escnn, convolutions keep taking its
+    geometric tensors.
     """
-    return _replaced(model, lambda layer: layer.folded())
+    fields = _passes_fields(model)
+    return _replaced(model, lambda layer: _folded(layer, fields))
+
+
+def _folded(layer: SoftLayer, fields: bool) -> nn.Module:
+    on_fields = getattr(layer, "on_fields", None)
+    plain = layer.folded()
+    return on_fields(plain) if on_fields is not None and (fields or layer.saw_fields) else plain
 
 
 def harden(model: nn.Module, rung: str | None = None) -> nn.Module:
@@ -51,16 +60,53 @@ def _hardened(layer: SoftLayer, rung: str | None) -> nn.Module:
     return layer.hardened()
 
 
-def weight_defect(model: nn.Module) -> dict[str, float]:
+class WeightDefects(dict[str, float]):
+    """Defects by module name.
+
+    Attributes:
+        left_out: the soft layers that are not covered, by module name, each with why.
+    """
+
+    left_out: dict[str, str]
+
+    def __init__(self, defects: Mapping[str, float], left_out: Mapping[str, str]) -> None:
+        super().__init__(defects)
+        self.left_out = dict(left_out)
+
+    def __str__(self) -> str:
+        """One line per layer."""
+        covered = [f"{name}: {defect:.3g}" for name, defect in self.items()]
+        return "\n".join([*covered, *(f"{name}: left out, {why}" for name, why in self.left_out.items())])
+
+
+def weight_defect(model: nn.Module) -> WeightDefects:
     """Per soft layer that equals a plain one, ``||W - P(W)|| / ||W||`` in [0, 1], by module name.
 
+    Layers without a merged weight (products, gates, sums of modules) have no such number: they are named in the
+    result's ``left_out``.
+
     Raises:
-        SofteqValueError: the model has no such layer.
+        SofteqValueError: the model has no soft layer with a merged weight.
     """
-    defects = {name: m.weight_defect() for name, m in model.named_modules() if isinstance(m, MergedLayer)}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, SoftLayer)}
+    defects = {name: m.weight_defect() for name, m in layers.items() if isinstance(m, MergedLayer)}
+    left_out = {
+        name: f"a {type(m).__name__} has no merged weight"
+        for name, m in layers.items()
+        if not isinstance(m, MergedLayer)
+    }
     if not defects:
-        raise SofteqValueError(f"weight_defect: {type(model).__name__} has no soft layer with a merged weight")
-    return defects
+        raise SofteqValueError(
+            f"weight_defect: {type(model).__name__} has no soft layer with a merged weight; its soft layers: "
+            f"{sorted(left_out) or 'none'}"
+        )
+    return WeightDefects(defects, left_out)
+
+
+def _passes_fields(model: nn.Module) -> bool:
+    """Whether a model has modules of escnn outside of soft layers, which hand on geometric tensors."""
+    escnn = sys.modules.get("escnn.nn")
+    return escnn is not None and any(isinstance(m, escnn.EquivariantModule) for m in model.modules())
 
 
 def _replaced(model: nn.Module, replacement: Callable[[SoftLayer], nn.Module]) -> nn.Module:

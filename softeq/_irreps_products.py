@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._arguments import check_dtype, no_equivariant_map, whole
 from softeq._constants import Constants
 from softeq._irreps_paths import PathProducts
 from softeq.bilinear import even_pairs
@@ -21,7 +22,6 @@ from softeq.pathways import (
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
-    check_dtype,
     pathways_of,
 )
 
@@ -49,7 +49,6 @@ class SoftGate(SoftLayer):
         gates = sum(copies for copies, kind in self.irreps_out if not _is_even_scalar(kind))
         self.irreps_in = as_irreps(f"{gates}x0e + {self.irreps_out}" if gates else self.irreps_out, "irreps")
         self.in_features = self.irreps_in.dim
-        self.pathways = nn.ModuleDict()
         if EQUIVARIANT in names:
             self.pathways[EQUIVARIANT] = IrrepsGate(self.irreps_out, gates)
         if RESIDUAL in names:
@@ -146,11 +145,10 @@ class SoftTensorProduct(SoftLayer):
         self.kind, self.constraint, self.external_weights = kind, constraint, external_weights
         wanted = as_irreps(irreps_out, "irreps_out")
         product = _product(self.irreps_in1, self.irreps_in2, wanted, kind)
+        if product.weight_numel == 0 and (EQUIVARIANT in names or kind == "channelwise"):
+            raise no_equivariant_map(f"{self.irreps_in1} and {self.irreps_in2}", wanted)
         self.irreps_out, self.weight_numel = product.irreps_out, int(product.weight_numel)
-        rank = self.irreps_in1.dim if rank is None else rank
-        if rank < 1:
-            raise SofteqValueError(f"rank: expected at least 1, got {rank}")
-        self.pathways = nn.ModuleDict()
+        rank = self.irreps_in1.dim if rank is None else whole("rank", rank, 1)
         if EQUIVARIANT in names:
             self.pathways[EQUIVARIANT] = PathProducts(product, external_weights)
         if RESIDUAL in names:
@@ -226,8 +224,6 @@ def _product(irreps_in1: Any, irreps_in2: Any, irreps_out: Any, kind: str) -> An
     else:
         irreps, instructions = _channelwise(irreps_in1, irreps_in2, irreps_out)
         product = o3.TensorProduct(irreps_in1, irreps_in2, irreps, instructions, **uncompiled)
-    if product.weight_numel == 0:
-        raise SofteqValueError(f"irreps_out: no product of {irreps_in1} and {irreps_in2} reaches {irreps_out}")
     return product
 
 

@@ -25,6 +25,11 @@ class PlaneType:
         self.gspace, self.representations = gspace, tuple(representations)
         self._type: FieldType | None = None
 
+    @staticmethod
+    def of(field_type: FieldType) -> PlaneType:
+        """Of escnn's own."""
+        return PlaneType(field_type.gspace, field_type.representations)
+
     @property
     def type(self) -> FieldType:
         """escnn's own."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softeq.errors import SofteqValueError
+from softeq.errors import SofteqTypeError, SofteqValueError
 
 
 def offset_classes(size: tuple[int, int], prefix: int, periodic: bool) -> Tensor:
@@ -71,12 +71,23 @@ def masked(logits: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
     """The bias on the logits with a mask as ``scaled_dot_product_attention`` takes it: booleans hide where False.
 
     Raises:
-        SofteqValueError: ``is_causal``, as the tokens of a grid have no order.
+        SofteqTypeError: a mask of integers or the like.
+        SofteqValueError: a mask of another shape; or ``is_causal``, as the tokens of a grid have no order.
     """
     if is_causal:
         raise SofteqValueError("is_causal: expected False, as tokens of a grid have no order; give attn_mask instead")
     if attn_mask is None:
         return logits
+    if attn_mask.dtype != torch.bool and not attn_mask.dtype.is_floating_point:
+        raise SofteqTypeError(f"attn_mask: expected booleans, or numbers to add to the logits, got {attn_mask.dtype}")
+    heads, tokens = logits.shape[-3], logits.shape[-1]
+    own = attn_mask.shape[-3:]
+    wanted = (heads, tokens, tokens)[-len(own) :] if own else ()
+    if not own or any(n not in (1, m) for n, m in zip(own, wanted, strict=True)):
+        raise SofteqValueError(
+            f"attn_mask: expected a shape that broadcasts with (B, {heads}, {tokens}, {tokens}), got "
+            f"{tuple(attn_mask.shape)}"
+        )
     return logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from softeq._arguments import whole
 from softeq._constants import Constants
 from softeq._positions import POSITIONS, PositionedAttention, Projections, masked, offset_classes
 from softeq._windows import pair
@@ -53,7 +54,7 @@ class SoftAttention(MergedLayer):
     1e-3 of that (of ``"lowrank"`` the query factors, the key factors at full size, so that it can leave zero).
 
     Raises:
-        SofteqValueError: a bad argument, by its name.
+        SofteqTypeError, SofteqValueError: a bad argument, by its name.
     """
 
     def __init__(
@@ -71,10 +72,10 @@ class SoftAttention(MergedLayer):
     ) -> None:
         super().__init__()
         names = pathways_of(constraint)
-        if min(dim, heads) < 1 or dim % heads:
-            raise SofteqValueError(f"dim: expected a multiple of heads={heads}, both at least 1, got {dim}")
-        if prefix < 0 or rank < 1:
-            raise SofteqValueError(f"prefix, rank: expected at least 0 and 1, got {prefix} and {rank}")
+        for name, value, least in (("dim", dim, 1), ("heads", heads, 1), ("prefix", prefix, 0), ("rank", rank, 1)):
+            whole(name, value, least)
+        if dim % heads:
+            raise SofteqValueError(f"dim: expected a multiple of heads={heads}, got {dim}")
         if not isinstance(residual, str) or residual not in POSITIONS:
             raise SofteqValueError(f"residual: expected one of {tuple(POSITIONS)}, got {residual!r}")
         self.dim, self.heads, self.size, self.prefix = dim, heads, pair(size, "size", 1), prefix

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from softeq._arguments import check_dtype, finite, whole
 from softeq._constants import Constants
 from softeq._kernels import contract
 from softeq._layout import in_the_order_of, turned
 from softeq.composite import Sum
-from softeq.errors import SofteqValueError
 from softeq.pathways import (
     EQUIVARIANT,
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
-    check_dtype,
     check_width,
     pathways_of,
 )
@@ -202,9 +201,11 @@ class SoftBilinear(SoftLayer):
         scale: of the equivariant pathway, see ``EquivariantBilinear``.
 
     Raises:
-        SofteqValueError: reps of different groups, an unknown constraint, or a rank below 1.
+        SofteqTypeError, SofteqValueError: reps of different groups, an unknown constraint, a rank that is no whole
+            number of at least 1, or a scale that is not finite.
 
-    The equivariant pathway is zero where the input has no tensor type that maps into the output. Under O(3) a network
+    The equivariant pathway is zero where the input has no tensor type that maps into the output: no other layer may be
+    so, but this one stands beside a linear layer, whose output is then all. Under O(3) a network
     needs tensors of order 3 to make ``v w^T`` of two vectors: with ``models.dynamics.uniform_rep``, 108 channels.
     """
 
@@ -221,10 +222,8 @@ class SoftBilinear(SoftLayer):
         check_same_group(rep_in, rep_out)
         names = pathways_of(constraint)
         self.rep_in, self.rep_out, self.constraint = rep_in, rep_out, constraint
-        rank = max(8, rep_in.size // 6) if rank is None else rank
-        if rank < 1:
-            raise SofteqValueError(f"rank: expected at least 1, got {rank}")
-        self.pathways = nn.ModuleDict()
+        rank = max(8, rep_in.size // 6) if rank is None else whole("rank", rank, 1)
+        scale = None if scale is None else finite("scale", scale)
         if EQUIVARIANT in names:
             self.pathways[EQUIVARIANT] = EquivariantBilinear(rep_in, rep_out, scale)
         if RESIDUAL in names:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from softeq._arguments import check_dtype, whole
 from softeq._residuals import RESIDUALS, uniform
 from softeq._windows import Window, check_channels, padding_of, pair
 from softeq.errors import SofteqTypeError, SofteqValueError
@@ -16,7 +17,6 @@ from softeq.pathways import (
     RESIDUAL_START,
     MergedLayer,
     Weights,
-    check_dtype,
     pathways_of,
     relative_defect,
 )
@@ -90,8 +90,7 @@ class SoftConv2d(MergedLayer):
             raise SofteqValueError(f"padding_mode: expected 'zeros' or 'circular', got {padding_mode!r}")
         if not isinstance(residual, str) or residual not in RESIDUALS:
             raise SofteqValueError(f"residual: expected one of {tuple(RESIDUALS)}, got {residual!r}")
-        if not isinstance(rank, int) or rank < 1:
-            raise SofteqValueError(f"rank: expected a whole number of at least 1, got {rank!r}")
+        whole("rank", rank, 1)
         if size is None and RESIDUAL in names:
             raise SofteqValueError("size: expected the images' (H, W), as the residual has weights per position")
         self.in_channels, self.out_channels = in_channels, out_channels

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._arguments import no_equivariant_map
 from softeq._constants import Constants
 from softeq._ladder import described, part_of, signature_of
 from softeq._nested_irreps import irreps_ladders
@@ -169,8 +170,9 @@ class SoftO3Linear(MergedLayer):
         self.constraint = constraint
         self.projector = IrrepsProjector(self.irreps_in, self.irreps_out)
         self.bias_projector = IrrepsProjector(as_irreps("0e", "bias"), self.irreps_out) if bias else None
-        self.pathways = nn.ModuleDict()
         bound = 1 / math.sqrt(self.in_features)
+        if EQUIVARIANT in names and not self.projector.rank:
+            raise no_equivariant_map(self.irreps_in, self.irreps_out)
         if EQUIVARIANT in names:
             normal = torch.randn(self.projector.rank)
             weight = normal * self.projector.start.to(normal.device)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from softeq._arguments import no_equivariant_map
 from softeq._ladder import Spanned, described, part_of, signature_of
 from softeq._layout import linear
 from softeq._nested_groups import checked_groups, ladders_between
@@ -80,8 +81,9 @@ class SoftLinear(MergedLayer):
         self.in_features, self.out_features = rep_in.size, rep_out.size
         self.projector = EquivariantProjector(rep_in, rep_out)
         self.bias_projector = EquivariantProjector(Scalar(rep_out.bound_group), rep_out) if bias else None
-        self.pathways = nn.ModuleDict()
         self.projected = parametrization == "projected" and constraint == "soft"
+        if EQUIVARIANT in names and not self.projector.rank:
+            raise no_equivariant_map(rep_in, rep_out)
         self._climb(ladder, bias)
         starts = {name: self._start(name, bias, alone=len(names) == 1) for name in names}
         if self.projected:
@@ -135,8 +137,8 @@ class SoftLinear(MergedLayer):
     def signature(self) -> str:
         """See ``SoftLayer.signature``."""
         group = self.rep_in.bound_group
-        maps = f"{self.rep_in!r} -> {self.rep_out!r}"
-        return f"{maps} [{group.fingerprint[:12]}]{signature_of(self.ladders)}"
+        maps = f"{Rep(self.rep_in.terms)!r} -> {Rep(self.rep_out.terms)!r}"
+        return f"{maps} [{group.fingerprint[:12]}]{signature_of(self.ladders)} # under {group}"
 
     def _merged_part(self, part: str) -> Tensor | None:
         return getattr(self, f"free_{part}") if self.projected else super()._merged_part(part)

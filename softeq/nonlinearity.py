@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._arguments import check_dtype
 from softeq._constants import Constants
 from softeq._layout import features_after, is_feature_major
 from softeq.composite import Sum
@@ -16,7 +17,6 @@ from softeq.pathways import (
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
-    check_dtype,
     check_width,
     pathways_of,
 )
@@ -81,7 +81,6 @@ class SoftGated(SoftLayer):
         names = pathways_of(constraint)
         self.rep_in, self.rep_out, self.constraint = gated(rep), rep, constraint
         self.in_features = self.rep_in.size
-        self.pathways = nn.ModuleDict()
         if EQUIVARIANT in names:
             self.pathways[EQUIVARIANT] = Gate(rep)
         if RESIDUAL in names:

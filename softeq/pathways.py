@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softeq._arguments import check_dtype
 from softeq._ladder import Ladder, Spanned
 from softeq._means import forget_means, make_room, means_within
 from softeq._penalty import pathway_penalty
@@ -41,16 +42,6 @@ def check_width(x: Tensor, size: int, rep: Rep, what: str = "") -> None:
         raise SofteqValueError(f"x: expected shape (..., {size}) for {what}{rep!r}, got {tuple(x.shape)}")
 
 
-def check_dtype(x: Tensor, weight: Tensor | None = None, name: str = "x") -> None:
-    """Raises unless an input can meet a layer's weights: real floating numbers, of their dtype outside autocast."""
-    if not x.dtype.is_floating_point:
-        raise SofteqTypeError(f"{name}: expected real floating-point numbers, got {x.dtype}; convert with .float()")
-    if weight is not None and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise SofteqTypeError(
-            f"{name}: expected {weight.dtype}, as the layer's weights have, got {x.dtype}; convert either with .to()"
-        )
-
-
 def relative_defect(off: float | Tensor, near: float | Tensor) -> float:
     """``||W - P(W)|| / ||W||`` from the squares of ``W - P(W)`` and ``P(W)``: 0 for zeros, NaN where W has NaN."""
     off, near = float(off), float(near)
@@ -60,8 +51,8 @@ def relative_defect(off: float | Tensor, near: float | Tensor) -> float:
 class SoftLayer(nn.Module, ABC):
     """A layer that is the sum of an equivariant and a residual pathway, either of which may be absent.
 
-    Subclasses fill ``pathways``, write ``forward`` and ``folded``, and inherit the rest; see `MergedLayer` for those
-    that are linear.
+    Subclasses fill ``pathways``, set ``constraint``, write ``forward`` and ``folded``, and inherit the rest; see
+    `MergedLayer` for those that are linear.
 
     Attributes:
         pathways: an ``nn.ModuleDict`` with the keys ``"equivariant"`` and/or ``"residual"``; their parameters partition
@@ -70,14 +61,18 @@ class SoftLayer(nn.Module, ABC):
     """
 
     pathways: nn.ModuleDict
-    constraint: str
+    constraint: str = "soft"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pathways = nn.ModuleDict()
 
     @property
     def signature(self) -> str | None:
         """What the parameters stand for, as text, e.g. the representations: kept in the metadata of a state dict.
 
         A state dict of a layer with another signature does not load; one without any (an older one, or one that lost
-        its metadata, as in safetensors) does. ``None`` checks nothing.
+        its metadata, as in safetensors) does. What follows " # " is a comment. ``None`` checks nothing.
         """
         return None
 
@@ -145,6 +140,15 @@ class SoftLayer(nn.Module, ABC):
         """
         return None
 
+    def _apply(self, fn: Any, recurse: bool = True) -> SoftLayer:
+        # Tried on nothing first: the imaginary part of a weight would be lost in the float64 of its defect.
+        if fn(torch.empty(0)).is_complex():
+            raise SofteqTypeError(
+                f"{type(self).__name__}: expected a real dtype, as groups and bases here are real, got a complex one"
+            )
+        super()._apply(fn, recurse)
+        return self
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
@@ -154,12 +158,15 @@ class SoftLayer(nn.Module, ABC):
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *rest: Any, **named: Any
     ) -> None:
-        saved = local_metadata.get("softeq")
-        if saved is not None and self.signature is not None and saved != self.signature:
+        saved, own = local_metadata.get("softeq"), self.signature
+        if saved is not None and own is not None and saved.partition(" # ")[0] != own.partition(" # ")[0]:
             raise SofteqValueError(
                 f"state_dict: {prefix[:-1] or 'the layer'} was saved from another layer than it is to be loaded into: "
-                f"expected {self.signature}, got {saved}"
+                f"expected {own}, got {saved}"
             )
+        for name, value in state_dict.items():
+            if name.startswith(prefix) and isinstance(value, Tensor) and value.is_complex():
+                raise SofteqTypeError(f"state_dict: expected real numbers, got {value.dtype} in {name}")
         make_room(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest, **named)
 

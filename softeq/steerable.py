@@ -6,12 +6,13 @@ On escnn (Cesa, Lang and Weiler 2022), imported where a layer is built: ``pip in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from softeq._arguments import no_equivariant_map
 from softeq._filters import BiasBasis, FilterBasis
 from softeq._ladder import described, part_of, signature_of
 from softeq._nested_planar import planar_ladders
@@ -51,6 +52,30 @@ def _of_one_group(fields: Sequence[Representation], groups: int, name: str) -> l
     return first
 
 
+class FieldConv2d(nn.Module):
+    """A plain convolution that takes and gives escnn's geometric tensors where it is given one."""
+
+    def __init__(self, conv: nn.Module, types: tuple[PlaneType, PlaneType]) -> None:
+        super().__init__()
+        self.conv, self.types = conv, types
+
+    def forward(self, x: Any) -> Any:
+        """A tensor to a tensor, a ``GeometricTensor`` of the layer's input type to one of its output type."""
+        if isinstance(x, Tensor):
+            return self.conv(x)
+        return _on_fields(x, self.conv, self.types)
+
+
+def _on_fields(x: Any, function: Callable[[Tensor], Tensor], types: tuple[PlaneType, PlaneType]) -> Any:
+    from escnn.nn import GeometricTensor
+
+    if not isinstance(x, GeometricTensor):
+        raise SofteqTypeError(f"x: expected a tensor or an escnn GeometricTensor, got {type(x).__name__}")
+    if x.type != types[0].type:
+        raise SofteqValueError(f"x: expected fields of type {types[0].type}, got {x.type}")
+    return GeometricTensor(function(x.tensor), types[1].type)
+
+
 class SoftR2Conv(MergedLayer):
     """A steerable convolution plus a free one, merged into one ``conv2d``.
 
@@ -68,8 +93,8 @@ class SoftR2Conv(MergedLayer):
             rot2dOnR2(4)]``: between the two pathways there is one for each further group, under the group's name
             (``"C8"``): filters that the groups before do not allow, in coordinates.
 
-    Plain tensors in give plain tensors out, geometric ones geometric ones. Folding gives ``nn.Conv2d``, on plain
-    tensors.
+    Plain tensors in give plain tensors out, geometric ones geometric ones. Folding gives ``nn.Conv2d``, or, where the
+    layer has been given geometric tensors or stands among escnn's modules, a `FieldConv2d` that takes both.
 
     What is equivariant. Under quarter turns and flips of the pixel grid, as far as they belong to the group, the hard
     layer is exact to rounding (images must be square, and with a stride the windows must end at the last pixel);
@@ -113,7 +138,8 @@ class SoftR2Conv(MergedLayer):
             raise SofteqValueError(
                 f"out_type: expected fields of the group of in_type, {in_type.gspace}, got {out_type.gspace}"
             )
-        self.types = tuple(PlaneType(each.gspace, each.representations) for each in (in_type, out_type))
+        self.types = PlaneType.of(in_type), PlaneType.of(out_type)
+        self.saw_fields = False
         self.constraint, self.has_bias = constraint, bias
         self.window = Window(
             _square(kernel_size, "kernel_size", 1),
@@ -134,10 +160,7 @@ class SoftR2Conv(MergedLayer):
         self.basis = FilterBasis(*fields, kernel_size, dilation, self.options)
         self.bias_basis = BiasBasis(self.types[1]) if bias else None
         if EQUIVARIANT in names and self.basis.rank == 0:
-            raise SofteqValueError(
-                f"kernel_size: no filter of {kernel_size} x {kernel_size} maps {in_type} to {out_type} equivariantly; "
-                "expected a larger kernel, other fields or constraint='none'"
-            )
+            raise no_equivariant_map(f"{kernel_size} x {kernel_size} pixels of {in_type}", out_type)
         if ladder is not None:
             ladders = planar_ladders(self.basis, self.bias_basis, in_type.gspace, ladder, PATHWAYS)
             self.ladders = ladders if constraint == "soft" else {}
@@ -186,13 +209,8 @@ class SoftR2Conv(MergedLayer):
         """A tensor ``(N, in, H, W)`` or ``(in, H, W)`` to ``(N, out, H', W')``; a ``GeometricTensor`` to another."""
         if isinstance(x, Tensor):
             return self._convolve(x)
-        from escnn.nn import GeometricTensor
-
-        if not isinstance(x, GeometricTensor):
-            raise SofteqTypeError(f"x: expected a tensor or an escnn GeometricTensor, got {type(x).__name__}")
-        if x.type != self.in_type:
-            raise SofteqValueError(f"x: expected fields of type {self.in_type}, got {x.type}")
-        return GeometricTensor(self._convolve(x.tensor), self.out_type)
+        self.saw_fields = True  # what it folds into must take them too
+        return _on_fields(x, self._convolve, self.types)
 
     def _convolve(self, x: Tensor) -> Tensor:
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_type.size:
@@ -204,6 +222,10 @@ class SoftR2Conv(MergedLayer):
     def folded(self) -> nn.Conv2d:
         """The plain ``nn.Conv2d`` that this layer equals, with copies of the merged filter and bias."""
         return self.window.plain(self.weight, self.bias).train(self.training)
+
+    def on_fields(self, conv: nn.Module) -> FieldConv2d:
+        """What this layer folded into, on geometric tensors as well."""
+        return FieldConv2d(conv, self.types)
 
     @staticmethod
     @torch.no_grad()

@@ -182,4 +182,6 @@ def check_layer(
             results[name] = str(reason)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
+        except Exception as error:
+            raise AssertionError(f"{name}: raised {type(error).__name__}: {error}") from error
     return results

@@ -147,7 +147,7 @@ class TestSoftChannelwise:
         assert soft.state_dict().keys() == {"pathways.residual.weight"}
         with pytest.raises(SofteqValueError, match="no equivariant pathway"):
             harden(self.build("none"))
-        with pytest.raises(SofteqValueError, match="no product of"):
+        with pytest.raises(SofteqValueError, match="no map but zero from 1x0e and 1x0e to 1x1o"):
             SoftChannelwise("0e", "0e", "1o")
 
     def test_output_has_unit_variance_where_the_inputs_have(self):

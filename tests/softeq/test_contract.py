@@ -132,7 +132,6 @@ LAYERS = {
     ),
 }
 SLOW = {"compile", "export", "trace"}  # a second each: of the first of a kind and one constraint, but for --run-slow
-TAKE_WHAT_THEY_TAKE = {"SoftPathways"}
 
 
 def build(name, constraint):
@@ -147,14 +146,11 @@ def build(name, constraint):
 def situations():
     for name in LAYERS:
         for check in CHECKS:
-            if check == "dtypes" and name in TAKE_WHAT_THEY_TAKE:
-                continue
             for constraint in ("soft", "hard", "none"):
                 marks = [pytest.mark.slow] if check in SLOW and (constraint != "soft" or ", " in name) else []
                 yield pytest.param(name, constraint, check, id=f"{name}-{constraint}-{check}", marks=marks)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(("name", "constraint", "check"), list(situations()))
 def test_layer(name, constraint, check):
     layer, inputs = build(name, constraint)

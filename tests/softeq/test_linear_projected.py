@@ -15,7 +15,7 @@ REPS = {
     "SO(3)": ((Vector + Scalar)(groups.SO(3)), (2 * Vector + Scalar + T(2))(groups.SO(3))),
     "SL(2)": ((Vector + T(1, 1) + Scalar)(groups.SL(2)), (Vector.dual + 2 * Scalar)(groups.SL(2))),
     "Permutation(3)": (Vector(groups.Permutation(3)), (T(2) + Scalar)(groups.Permutation(3))),
-    "nothing equivariant": (Scalar(groups.SO(3)), Vector(groups.SO(3))),
+    "hardly anything equivariant": (Scalar(groups.SO(3)), (Scalar + Vector)(groups.SO(3))),
     "everything equivariant": (Vector(groups.Trivial(2)), (2 * Vector)(groups.Trivial(2))),
 }
 

@@ -284,7 +284,7 @@ def test_bad_input_is_refused_by_name():
 
 def test_no_equivariant_filter_of_this_size():
     scalars, vectors = fields("SO(2)", (0,)), fields("SO(2)", (1,))
-    with pytest.raises(SofteqValueError, match="kernel_size: no filter of 1 x 1"):
+    with pytest.raises(SofteqValueError, match="no map but zero from 1 x 1 pixels"):
         SoftR2Conv(scalars, vectors, 1)
     free = SoftR2Conv(scalars, vectors, 1, constraint="none")
     assert free.weight_defect() == 1.0

@@ -1,0 +1,59 @@
+"""Arguments and inputs of layers: checked once, in one wording."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softeq.errors import SofteqTypeError, SofteqValueError
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """``value`` as a whole number, of at least ``least`` where that is given.
+
+    Raises:
+        SofteqTypeError: no whole number; 8.5 and True are none.
+        SofteqValueError: below ``least``.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        bound = "" if least is None else f" of at least {least}"
+        raise SofteqTypeError(f"{name}: expected a whole number{bound}, got {value!r}")
+    if least is not None and value < least:
+        raise SofteqValueError(f"{name}: expected at least {least}, got {value}")
+    return int(value)
+
+
+def finite(name: str, value: Any) -> float:
+    """``value`` as a finite number.
+
+    Raises:
+        SofteqTypeError: no number.
+        SofteqValueError: NaN or infinite.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise SofteqTypeError(f"{name}: expected a finite number, got {value!r}")
+    if not math.isfinite(value):
+        raise SofteqValueError(f"{name}: expected a finite number, got {value}")
+    return float(value)
+
+
+def check_dtype(x: Tensor, weight: Tensor | None = None, name: str = "x") -> None:
+    """Raises unless an input can meet a layer's weights: real floating numbers, of their dtype outside autocast."""
+    if not x.dtype.is_floating_point:
+        raise SofteqTypeError(f"{name}: expected real floating-point numbers, got {x.dtype}; convert with .float()")
+    if weight is not None and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise SofteqTypeError(
+            f"{name}: expected {weight.dtype}, as the layer's weights have, got {x.dtype}; convert either with .to()"
+        )
+
+
+def no_equivariant_map(given: object, wanted: object) -> SofteqValueError:
+    """The error of a layer that has an equivariant pathway in which there would be nothing but zero."""
+    return SofteqValueError(
+        f"no map but zero from {given} to {wanted} is equivariant, so that the hard layer would ignore its input: "
+        "expected other representations (or a larger kernel), or constraint='none'"
+    )
