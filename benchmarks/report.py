@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.timing import Spread, cold_compiler, ratios, using_threads
-from softeq.experiments.engine.record import provenance
+from softeq.experiments.engine.provenance import of_run
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def environment() -> str:
 
 def append_rows(path: Path, rows: Sequence[Row], seconds: float) -> None:
     """One JSON line per row, with where the numbers come from; ``seconds`` is the whole benchmark's."""
-    origin = provenance({"device": "cpu"}, seconds)
+    origin = of_run({"device": "cpu"}, seconds)
     with path.open("a", encoding="utf-8") as file:
         for row in rows:
             fields = asdict(row)

@@ -1,6 +1,6 @@
-"""Regenerates the tables in the README and the pages of docs/ from the records, and says which of them differ.
+"""Regenerates the tables and claims of the README and the pages of docs/ from the records, and says which differ.
 
-A table stands between the markers ``<!-- table:EXPERIMENT:PRESET -->`` and ``<!-- /table -->``.
+A table stands between the markers ``<!-- table:EXPERIMENT:PRESET -->`` and ``<!-- /table -->``; a claim see `claims`.
 Run as ``python -m experiments.show.readme`` in the checkout to rewrite README.md and docs/*.md from ``results/``.
 """
 
@@ -16,7 +16,7 @@ from softeq.experiments.audit.report.groups import EXPERIMENT
 from softeq.experiments.audit.table import audit_table
 from softeq.experiments.engine import record, registry
 from softeq.experiments.engine.experiment import Experiment
-from softeq.experiments.show import render, tables
+from softeq.experiments.show import claims, render, tables
 
 _START = re.compile(r"<!-- table:(?P<name>[^:\s]+):(?P<preset>\S+) -->")
 _END = "<!-- /table -->"
@@ -79,14 +79,14 @@ def _blocks(text: str) -> list[tuple[str, str]]:
 
 
 def update_readme(path: str | Path, results: str | Path, *, sources: Sequence[str] | None = None) -> bool:
-    """Rewrite the tables of a README in place; whether anything changed.
+    """Rewrite the tables and claims of a page in place; whether anything changed.
 
     Raises:
         SofteqError: as `regenerate`; the file is then as it was.
     """
     path = Path(path)
     before = path.read_text(encoding="utf-8")
-    after = regenerate(before, results, sources=sources)
+    after = claims.refill(regenerate(before, results, sources=sources), results)
     if after != before:
         path.write_text(after, encoding="utf-8")
     return after != before
@@ -105,3 +105,5 @@ if __name__ == "__main__":
         except SofteqError as error:
             sys.exit(f"softeq: {page.name}: {error}")
         sys.stdout.write(f"{page.name} {'rewritten' if changed else 'is up to date'}\n")
+        for fault in claims.broken(page.read_text(encoding="utf-8"), root / "results"):
+            sys.exit(f"softeq: {page.name}: a claim {fault}")

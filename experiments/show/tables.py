@@ -65,6 +65,7 @@ class Table:
     published_source: str
     notes: tuple[str, ...]
     remark: str = ""
+    comparisons: tuple[str, ...] = ()
 
     @property
     def has_published(self) -> bool:
@@ -89,7 +90,7 @@ class Table:
         if diverged:
             reading += " Diverged runs (not finite) are counted in the cell and left out of its mean."
         published = (f"Published: {self.published_source}",) if self.published_source and self.has_published else ()
-        return (reading, *published, *self.notes)
+        return (reading, *self.comparisons, *published, *self.notes)
 
 
 def choose_preset(records: Sequence[Record], preset: str | None = None) -> str:
@@ -194,7 +195,23 @@ def build(
         published_source=experiment.published_source,
         notes=(*experiment.notes, *_pilot(mine, experiment)),
         remark=remark,
+        comparisons=_comparisons(mine, experiment, columns[0]),
     )
+
+
+def _comparisons(records: Sequence[Record], experiment: Experiment, column: Column) -> tuple[str, ...]:
+    """The line under a table of arms that says how soft stands to each of the others, seed by seed."""
+    if not experiment.protocol:
+        return ()
+    from softeq.experiments.show.paired import differences, kind_of, p_text
+
+    found = differences(records, column.key)
+    if not found:
+        return ()
+    how = "soft over" if kind_of(column.key) == "ratio" else "soft minus"
+    parts = [f"{other} {one.interval}, {p_text(one.p)}" for (_, other), one in found.items()]
+    many = "; p by Holm over these" if len(parts) > 1 else ""
+    return (f"{column.header}, {how} the other, paired by seed, 95% intervals{many}: {'; '.join(parts)}.",)
 
 
 def current(records: Sequence[Record]) -> list[Record]:
