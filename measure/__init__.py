@@ -4,6 +4,7 @@ Lie derivatives follow Gruver, Finzi, Goldblum, Wilson, "The Lie Derivative for 
 (ICLR 2023), with the images' tangents from a declared stencil and the model's part by forward mode.
 """
 
+from softeq.measure.controls import CONTROLS
 from softeq.measure.defect import equivariance_error, finite_step_curve
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
@@ -47,6 +48,7 @@ from softeq.measure.motion.spaces import (
     point_flows,
 )
 from softeq.measure.motion.stencils import BOUNDARIES, STENCILS
+from softeq.measure.results.classes import ClassChange, familiar
 from softeq.measure.results.result import NORMS, LeeResult, concatenate
 
 if __name__ == "measure":  # imported by its folder's name, from a checkout
@@ -57,6 +59,7 @@ if __name__ == "measure":  # imported by its folder's name, from a checkout
 __all__ = [
     "BOUNDARIES",
     "COEFFICIENTS",
+    "CONTROLS",
     "FLOWS",
     "GENERATORS",
     "NORMS",
@@ -64,6 +67,7 @@ __all__ = [
     "Action",
     "AffineDerivatives",
     "AffineFlow",
+    "ClassChange",
     "Element",
     "Flow",
     "ImageMap",
@@ -87,6 +91,7 @@ __all__ = [
     "concatenate",
     "derivatives",
     "equivariance_error",
+    "familiar",
     "field_element",
     "finite_step_curve",
     "flip_horizontal",

@@ -1,52 +1,36 @@
 """Local equivariance error: the expected size of the Lie derivative, per sample, flow and norm, beside a control.
 
 LEE = E_x ||L f(x)||^2 / dim (Gruver, Finzi, Goldblum, Wilson, ICLR 2023, Eq. 4). A small number alone does not make a
-model equivariant: a flat one has a small derivative in every direction. So each is measured beside the response to
-white noise as long as the flow's own tangent; see LeeResult.ratio_to_control.
+model equivariant: a flat one has a small derivative in every direction. So each is measured beside the answer to other
+directions as long as the flow's own tangent; see measure.controls and LeeResult.ratio_to_control.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from softeq.errors import SofteqValueError
+from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.checks import check_integer
+from softeq.measure.controls import CONTROLS, DRAWS, Controls, control_kinds
 from softeq.measure.errors import NotMeasurable
-from softeq.measure.forward.forward_mode import push_forward
 from softeq.measure.forward.prepare import measurable
-from softeq.measure.forward.separate import check_batch, check_separate
 from softeq.measure.forward.state import unchanged
-from softeq.measure.lie_derivative import affine_derivatives, derivatives
+from softeq.measure.measurement import Measurement, Piece
 from softeq.measure.motion.actions import Action
 from softeq.measure.motion.flows import FLOWS
 from softeq.measure.output import Output, output_space
-from softeq.measure.results.result import NORMS, LeeResult, concatenate
-from softeq.measure.settings import FlowChoice, Settings, resolve
+from softeq.measure.results.classes import joined_changes
+from softeq.measure.results.result import NORMS, LeeResult, concatenate, with_centred
+from softeq.measure.results.spread import joined
+from softeq.measure.settings import FlowChoice, resolve
 
-__all__ = ["NORMS", "LeeResult", "assert_lee", "concatenate", "local_equivariance_error"]
+__all__ = ["CONTROLS", "NORMS", "LeeResult", "assert_lee", "concatenate", "local_equivariance_error"]
 
 RATIO = "ratio_to_control"
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A batch's share of a LeeResult.
-
-    Attributes:
-        values, control, gram: as there.
-        still: (B, n_flows), the flow does not move that sample.
-        dead: (B,), f answers to nothing there.
-    """
-
-    values: dict[str, Tensor]
-    control: dict[str, Tensor] | None
-    gram: Tensor | None
-    still: Tensor
-    dead: Tensor
 
 
 def local_equivariance_error(
@@ -59,7 +43,9 @@ def local_equivariance_error(
     stencil: str | None = "bspline",
     boundary: str = "mirror",
     margin: int = 0,
-    control: bool = True,
+    control: bool | str = True,
+    draws: int = DRAWS,
+    labels: Tensor | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     chunk: int | None = None,
@@ -71,13 +57,20 @@ def local_equivariance_error(
         f: a module (measured in evaluation mode, left as it was) or any callable; it must treat samples apart, which
             is checked on the first of a batch of several.
         x: (B, C, H, W) images, or whatever the flows move; floating and finite.
-        flows: names, flows or a mapping. Affine flows of images come from one pass over six generators.
+        flows: names, flows or a mapping. Affine flows of images come from six generators; flows of other kinds (colour,
+            time, volumes, groups) may stand beside them. All go through f in one pass.
         output: "probabilities" (softmax of (B, K) logits) or "logits", both invariant; or an Action of the raw output.
         norm: the one that the result's methods use unless told another; all of NORMS are kept.
         stencil: of the images' derivatives (measure.stencils); None: each flow keeps its stencil, boundary and margin.
         boundary, margin: "mirror" or "periodic"; pixels at the edge that do not move, nor take part in the control.
-        control: also measure the response to one white-noise tangent per sample, as long as the flow's tangent.
-        seed: of that noise, drawn sample by sample: batching does not change it; and of the bootstrap.
+        control: also measure the answer to other directions as long as the flow's tangent: one of CONTROLS ("samples",
+            "phase", "noise"; see measure.controls); True takes "samples", "phase" of a single sample, and "noise" for
+            flows on no grid (colours, points, vectors); False: none.
+        draws: directions per sample and kind of flow (shifts, motions about the centre, any other flow is its own).
+            Nine affine flows cost one pass over the value, six over generators and two per draw.
+        labels: (B,) class indices, negative where there is none: then `result.classes` tells the change of the true
+            class's probability too.
+        seed: of the control, drawn sample by sample: batching does not change it; and of the bootstrap.
         batch_size: samples at once (None: all).
         chunk: tangents at once (None: all); fewer need less memory and more time.
         level: coverage of the intervals, in (0, 1).
@@ -85,124 +78,76 @@ def local_equivariance_error(
     Returns: a sample that its flow does not move (a blank image), or at which f answers to nothing, is NaN.
 
     Raises:
-        NotMeasurable: f is constant, or NaN, or of an undeclared output, or no sample moves.
+        NotMeasurable: f is constant, or NaN, or of an undeclared output, or no sample moves, or it couples the samples
+            of a batch, or has no derivative (the message names the operation), or there is no such control.
         SofteqValueError, SofteqTypeError: bad options or inputs.
     """
-    _check(x, norm, batch_size, level)
+    _check(x, norm, level, labels)
+    for name, value in (("batch_size", batch_size), ("chunk", chunk), ("draws", draws)):
+        if value is not None:
+            check_integer(name, value, 1)
+    check_integer("seed", seed, 0, 2**63 - 1)
     settings, space = resolve(flows, stencil, boundary, margin), output_space(output)
-    measurement = _Measurement(f, space, settings, control, chunk, torch.Generator().manual_seed(seed))
+    kinds, generator = control_kinds(control, settings.flows, len(x)), torch.Generator().manual_seed(seed)
+    controls = Controls.of(kinds, draws, settings, x, generator) if kinds else None
+    measurement = Measurement(f, space, settings, controls, chunk, torch.Generator().manual_seed(seed))
+    size = batch_size or len(x)
     with unchanged(f):
-        pieces = [measurement.of(part, check=k == 0) for k, part in enumerate(torch.split(x, batch_size or len(x)))]
+        pieces = [
+            measurement.of(x[start : start + size], start, None if labels is None else labels[start : start + size])
+            for start in range(0, len(x), size)
+        ]
         _refuse_nothing(pieces, f, x, space)
-    controls, grams = [p.control for p in pieces if p.control], [p.gram for p in pieces if p.gram is not None]
-    return LeeResult(
-        flows=settings.names,
-        units=tuple(flow.unit for flow in settings.flows),
-        norm=norm,
-        output=space.name,
-        stencil=settings.stencil,
-        boundary=settings.boundary,
-        margin=settings.margin,
-        values={name: torch.cat([piece.values[name] for piece in pieces]) for name in NORMS},
-        control={name: torch.cat([found[name] for found in controls]) for name in NORMS} if controls else None,
-        gram=torch.cat(grams) if grams else None,
-        image_size=settings.image_size(x),
-        level=level,
-        seed=seed,
+    grams = [p.gram for p in pieces if p.gram is not None]
+    drawn = [p.control for p in pieces if p.control is not None]
+    per_draw = {name: torch.cat([found[name] for found in drawn], 1) for name in drawn[0]} if drawn else None
+    return with_centred(
+        LeeResult(
+            flows=settings.names,
+            units=tuple(flow.unit for flow in settings.flows),
+            norm=norm,
+            output=space.name,
+            stencil=settings.stencil,
+            boundary=settings.boundary,
+            margin=settings.margin,
+            values={name: torch.cat([piece.values[name] for piece in pieces]) for name in pieces[0].values},
+            control=None if per_draw is None else {name: drawn.nanmean(0) for name, drawn in per_draw.items()},
+            gram=torch.cat(grams) if grams else None,
+            image_size=settings.image_size(x),
+            level=level,
+            seed=seed,
+            control_kind=None if controls is None else controls.name,
+            draws=0 if controls is None else draws,
+            control_spread=None if per_draw is None else {name: _spread(drawn) for name, drawn in per_draw.items()},
+            spread=joined(piece.spread for piece in pieces),
+            classes=joined_changes([piece.classes for piece in pieces]),
+        )
     )
 
 
-def _check(x: Tensor, norm: str, batch_size: int | None, level: float) -> None:
+def _spread(drawn: Tensor) -> Tensor:
+    """Standard deviation over the draws, (B, n_flows); NaN for a single one."""
+    return drawn.std(0) if len(drawn) > 1 else torch.full_like(drawn[0], torch.nan)
+
+
+def _check(x: Tensor, norm: str, level: float, labels: Tensor | None) -> None:
     if norm not in NORMS:
         raise SofteqValueError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
-    if batch_size is not None and batch_size < 1:
-        raise SofteqValueError(f"batch_size: expected at least 1, or None for all at once, got {batch_size}")
     if not 0 < level < 1:
         raise SofteqValueError(f"level: expected a number between 0 and 1, got {level}")
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) == 0:
         came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise SofteqValueError(f"x: expected a batch (B, ...) of at least one sample, got {came}")
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        kind = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
+        raise SofteqTypeError(f"labels: expected a tensor of whole numbers, got {kind}")
+    if labels.shape != (len(x),):
+        raise SofteqValueError(f"labels: expected one per sample, ({len(x)},), got {tuple(labels.shape)}")
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """What every batch is measured with."""
-
-    f: Callable[[Tensor], Any]
-    space: Output
-    settings: Settings
-    control: bool
-    chunk: int | None
-    generator: torch.Generator  # of the control's noise; goes on from batch to batch
-
-    def of(self, x: Tensor, check: bool) -> _Piece:
-        """The batch's share of the result. `check`: also whether f treats its samples apart."""
-        noise = self.settings.noise(x, self.generator) if self.control else None
-        value, moves, answer, gram = self._derivatives(x, noise)
-        check_batch(value, len(x))
-        if check:
-            check_separate(self.f, x, value, self.space.read)
-        lengths = torch.stack([_lengths(flow.tangent(x)) for flow in self.settings.flows], 1)  # (B, n_flows)
-        still = lengths == 0
-        if self.settings.images:
-            still |= self.settings.still(x, self.settings.coefficients()).to(lengths.device)
-        dead = (moves == 0).flatten(1).all(1)
-        if answer is not None:
-            dead &= (answer == 0).all(1)
-        elif bool((dead & ~still.all(1)).any()):  # no control was asked for, but a constant must not pass for 0
-            dead &= (self._answer(x, self.settings.noise(x, self.generator)) == 0).all(1)
-        hidden = still | dead[:, None]
-        size = _vectors(value).square().sum(1)
-        responses = None
-        if answer is not None and noise is not None:
-            scale = lengths / _lengths(noise)[:, None]
-            responses = _norms(answer[:, None] * scale[..., None], size, hidden)
-        if gram is not None:
-            lost = self.settings.still(x, torch.eye(6)) | dead.cpu()[:, None]
-            gram = gram.cpu().masked_fill(lost[:, :, None] | lost[:, None, :], torch.nan)
-        return _Piece(_norms(moves, size, hidden), responses, gram, still.cpu(), dead.cpu())
-
-    def _derivatives(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """f (B, ...), and in float64 L f (B, n_flows, dim), J_f noise (B, dim), and the Gram matrix (B, 6, 6)."""
-        f, action, own = self.space.on(self.f), self.space.action, self.settings
-        if not own.images or own.channels_last:
-            value, found = derivatives(f, x, own.flows, action=action, chunk=self.chunk)
-            answer = None if noise is None else self._answer(x, noise)
-            return value, _vectors(found, 2).movedim(0, 1), answer, None
-        options = {"stencil": own.stencil, "boundary": own.boundary, "margin": own.margin}
-        extra = None if noise is None else noise[None]
-        six = affine_derivatives(f, x, action=action, extra=extra, chunk=self.chunk, **options)  # type: ignore[arg-type]
-        generators = _vectors(six.derivatives, 2).movedim(0, 1)
-        gram = generators @ generators.mT / generators.shape[-1]
-        # Flows come from the derivatives, not from the Gram matrix: there an exact symmetry drowns in cancellation.
-        moves = torch.einsum("kg,bgd->bkd", own.coefficients().to(generators.device), generators)
-        return six.value, moves, None if six.extra is None else _vectors(six.extra[0]), gram
-
-    def _answer(self, x: Tensor, noise: Tensor) -> Tensor:
-        select = self.space.action.select
-        return _vectors(push_forward(self.space.on(self.f), x, noise[None], select=select)[1][0])
-
-
-def _vectors(values: Tensor, axes: int = 1) -> Tensor:
-    return values.to(torch.float64).flatten(axes) if values.ndim > axes else values.to(torch.float64).unsqueeze(axes)
-
-
-def _lengths(values: Tensor) -> Tensor:
-    wide = values.to(torch.promote_types(values.dtype, torch.float32))  # half precision overflows in the squares
-    return wide.flatten(1).square().sum(1, dtype=torch.float64).sqrt()
-
-
-def _norms(vectors: Tensor, size: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-    """Norms of (B, n_flows, dim) vectors, (B, n_flows) each; NaN where `hidden`; size: ||f||^2 per sample."""
-    squares = vectors.square()
-    total = squares.sum(-1)
-    # Where f is exactly 0 there is nothing to be relative to.
-    relative = torch.where(size[:, None] > 0, total / size[:, None], torch.nan)
-    norms = {"mean_square": squares.mean(-1), "mean_abs": vectors.abs().mean(-1), "relative": relative}
-    return {name: torch.where(hidden, torch.nan, value).cpu() for name, value in norms.items()}
-
-
-def _refuse_nothing(pieces: list[_Piece], f: Callable[[Tensor], Any], x: Tensor, space: Output) -> None:
+def _refuse_nothing(pieces: list[Piece], f: Callable[[Tensor], Any], x: Tensor, space: Output) -> None:
     still, dead = torch.cat([p.still for p in pieces]), torch.cat([p.dead for p in pieces])
     if bool(still.all()):
         raise NotMeasurable("x: no flow moves any of the samples (blank images?), so they say nothing about f")
@@ -237,7 +182,7 @@ def assert_lee(
     Args:
         f, x, flows, options: see local_equivariance_error.
         tolerance: positive, in units of the norm.
-        norm: one of NORMS; or "ratio_to_control", the mean_square error over that of white noise of the same size,
+        norm: one of NORMS; or "ratio_to_control", the mean_square error over the control's (see measure.controls),
             which a model that is merely flat does not pass.
 
     Raises:

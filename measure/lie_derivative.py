@@ -98,7 +98,7 @@ def derivatives(
     """
     wanted = [_declared(flow, stencil, boundary, margin) for flow in resolve_flows(flows)]
     pushed, combination = _generators(wanted)
-    value, found, _ = _lie(f, x, pushed, _declared(action, stencil, boundary, margin), None, chunk)
+    value, found, _ = pushed_derivatives(f, x, pushed, _declared(action, stencil, boundary, margin), None, chunk)
     return value, found if combination is None else torch.tensordot(combination.to(found), found, dims=1)
 
 
@@ -128,10 +128,10 @@ def affine_derivatives(
     """
     flows = [FLOWS[name].with_(stencil=stencil, boundary=boundary, margin=margin) for name in GENERATORS]
     declared = _declared(action, stencil, boundary, margin)
-    return AffineDerivatives(*_lie(f, x, flows, declared, extra, chunk))
+    return AffineDerivatives(*pushed_derivatives(f, x, flows, declared, extra, chunk))
 
 
-def _lie(
+def pushed_derivatives(
     f: Callable[[Tensor], Any],
     x: Tensor,
     flows: Sequence[Flow],
@@ -139,6 +139,7 @@ def _lie(
     extra: Tensor | None,
     chunk: int | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    """f(x), its Lie derivatives under `flows`, and J_f applied to the `extra` tangents, from one pass; see above."""
     x = _checked(x)
     directions = tangents(flows, x)
     if extra is not None:

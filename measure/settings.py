@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softeq.errors import SofteqValueError
-from softeq.measure.motion.flows import AffineFlow, Flow, inside, resolve_flows
+from softeq.measure.motion.flows import FLOWS, GENERATORS, AffineFlow, Flow, inside, resolve_flows
 
 FlowChoice = str | Flow | Iterable[str | Flow] | Mapping[str, Flow]
 
@@ -20,8 +20,8 @@ class Settings:
 
     Attributes:
         flows: with their stencil, boundary and margin.
-        images: the flows are affine flows of images understood alike.
-        stencil, boundary, margin: the common ones; "own", "own" and 0 where there are none.
+        images: there are affine flows of images among them, all understood alike.
+        stencil, boundary, margin: of those; "own", "own" and 0 where there are none.
         channels_last: images are (B, H, W, C).
     """
 
@@ -38,8 +38,22 @@ class Settings:
         return tuple(flow.name for flow in self.flows)
 
     def coefficients(self) -> Tensor:
-        """(n_flows, 6) float64: flows of images in terms of GENERATORS."""
-        return torch.stack([flow.coefficients for flow in self.flows if isinstance(flow, AffineFlow)])
+        """(n_flows, 6) float64: flows of images in terms of GENERATORS, 0 for the others."""
+        zero = torch.zeros(len(GENERATORS), dtype=torch.float64)
+        return torch.stack([flow.coefficients if isinstance(flow, AffineFlow) else zero for flow in self.flows])
+
+    def pushed(self) -> tuple[list[Flow], Tensor]:
+        """What goes through f together, and the (n_flows, n_pushed) float64 matrix that puts the flows together.
+
+        Affine flows of images understood alike come from GENERATORS, which stand first; every other flow is its own.
+        """
+        if not self.images:
+            return list(self.flows), torch.eye(len(self.flows), dtype=torch.float64)
+        options = {"stencil": self.stencil, "boundary": self.boundary, "margin": self.margin}
+        generators = [FLOWS[name].with_(**options, channels_last=self.channels_last) for name in GENERATORS]
+        others = [k for k, flow in enumerate(self.flows) if not isinstance(flow, AffineFlow)]
+        own = torch.eye(len(self.flows), dtype=torch.float64)[:, others]
+        return [*generators, *(self.flows[k] for k in others)], torch.cat([self.coefficients(), own], 1)
 
     def image_size(self, x: Tensor) -> tuple[int, int] | None:
         """(H, W) of images, None for other data."""
@@ -48,12 +62,13 @@ class Settings:
         height, width = x.shape[1:3] if self.channels_last else x.shape[-2:]
         return height, width
 
-    def noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """One white-noise tangent per sample, shaped like `x`, 0 in the margin.
+    def noise(self, x: Tensor, generator: torch.Generator, draws: int = 1) -> Tensor:
+        """White-noise tangents, (draws, *x.shape), 0 in the margin.
 
-        It is drawn sample by sample in float32, so that neither the batching nor the dtype changes it.
+        They are drawn sample by sample in float32, so that neither the batching nor the dtype changes them.
         """
-        drawn = torch.stack([torch.randn(x.shape[1:], generator=generator) for _ in range(len(x))])
+        shape = (draws, *x.shape[1:])
+        drawn = torch.stack([torch.randn(shape, generator=generator) for _ in range(len(x))], 1)
         size = self.image_size(x)
         if size is not None and self.margin:
             mask = inside(*size, self.margin)
@@ -67,7 +82,7 @@ class Settings:
 
         Args:
             x: (B, ...) images.
-            coefficients: (k, 6), flows in terms of GENERATORS.
+            coefficients: (k, 6), flows in terms of GENERATORS; a row of zeros is none of them and never still here.
 
         Returns:
             (B, k) bool, on the CPU.
@@ -80,7 +95,7 @@ class Settings:
         in_y = torch.tensor([True, width > 1, height > 1])
         moved = coefficients != 0
         along_columns, along_rows = (moved[:, 0::2] & in_x).any(1), (moved[:, 1::2] & in_y).any(1)
-        return (flat[0][:, None] | ~along_columns) & (flat[1][:, None] | ~along_rows)
+        return (flat[0][:, None] | ~along_columns) & (flat[1][:, None] | ~along_rows) & moved.any(1)
 
 
 def resolve(flows: FlowChoice, stencil: str | None, boundary: str, margin: int) -> Settings:
@@ -102,7 +117,8 @@ def resolve(flows: FlowChoice, stencil: str | None, boundary: str, margin: int) 
             flow.with_(stencil=stencil, boundary=boundary, margin=margin) if hasattr(flow, "with_") else flow
             for flow in chosen
         )
-    first = chosen[0]
-    if not isinstance(first, AffineFlow) or not all(first.alike(flow) for flow in chosen):
+    affine = [flow for flow in chosen if isinstance(flow, AffineFlow)]
+    if not affine or not all(affine[0].alike(flow) for flow in affine):
         return Settings(chosen)
+    first = affine[0]
     return Settings(chosen, True, first.stencil, first.boundary, first.margin, first.channels_last)

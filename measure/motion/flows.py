@@ -30,11 +30,13 @@ class Flow(ABC):
         name: for tables and messages.
         unit: of t, such as "pixels" or "radians".
         matrix: (d, d) float64, the Lie algebra element that it belongs to, or None where there is none.
+        axes: of the data's grid (rows and columns of images, times, ...); empty where there is none.
     """
 
     name: str
     unit: str
     matrix: Tensor | None
+    axes: tuple[int, ...] = ()
 
     @abstractmethod
     def __call__(self, x: Tensor, t: float) -> Tensor:
@@ -84,6 +86,11 @@ class AffineFlow(Flow):
     def with_(self, **changes: Any) -> AffineFlow:
         """A copy with these fields changed, such as ``stencil="central"``."""
         return replace(self, **changes)
+
+    @property
+    def axes(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Rows and columns."""
+        return (1, 2) if self.channels_last else (2, 3)
 
     @property
     def coefficients(self) -> Tensor:

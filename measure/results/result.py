@@ -11,7 +11,9 @@ from torch import Tensor
 
 from softeq.errors import SofteqValueError
 from softeq.measure.errors import NotMeasurable
+from softeq.measure.results.classes import ClassChange, joined_changes
 from softeq.measure.results.directions import Directions, affine_directions
+from softeq.measure.results.spread import Spread, joined
 from softeq.measure.results.statistics import (
     PairedComparison,
     Statistic,
@@ -23,10 +25,10 @@ from softeq.measure.results.statistics import (
     summary,
 )
 
-NORMS = ("mean_square", "mean_abs", "relative")
+NORMS = ("mean_square", "mean_abs", "relative", "centred")
 
 # What two results must share before their numbers may stand in one column.
-_CONDITIONS = ("flows", "units", "norm", "output", "stencil", "boundary", "margin", "image_size")
+_CONDITIONS = ("flows", "units", "norm", "output", "stencil", "boundary", "margin", "image_size", "control_kind")
 
 
 def _nested(values: Tensor) -> list[Any]:
@@ -38,8 +40,10 @@ class LeeResult:
     """Local equivariance error per sample and flow, beside its control.
 
     Per sample, over the output's dimensions: `mean_square` is the mean of L^2 (Gruver et al. 2023, Eq. 4), `mean_abs`
-    the mean of |L| (their code's metric), `relative` is ||L||^2 / ||f||^2. A NaN is a sample that could not be
-    measured: an image that the flow does not move, or one at which the model answers to nothing.
+    the mean of |L| (their code's metric), `relative` is ||L||^2 / ||f||^2, and `centred` is ||L||^2 over the variance
+    of f over the set, so that an offset common to all outputs (of features, of logits) makes no error look small. A NaN
+    is a sample that could not be measured: an image that the flow does not move, or one at which the model answers to
+    nothing; `centred` is NaN for a set of one.
 
     Attributes:
         flows, units: names of the flows and the units of their parameter, one each.
@@ -47,11 +51,17 @@ class LeeResult:
         output: the output space ("probabilities", "logits", or the action's name).
         stencil, boundary, margin: how the images' derivatives were taken ("own": as each flow says, if at all).
         values: norm -> (B, n_flows) float64.
-        control: norm -> (B, n_flows): the same norms of J_f applied to white noise as long as the flow's tangent.
+        control: norm -> (B, n_flows): the same norms of J_f applied to other directions as long as the flow's tangent,
+            the mean over the draws; NaN where f answers to none of them but by rounding.
         gram: (B, 6, 6) over GENERATORS, <L_k f, L_l f> / dim; None where the data are no images.
         image_size: (H, W), None where the data are no images.
         level: coverage of the intervals.
-        seed: of the control's noise and of the bootstrap.
+        seed: of the control and of the bootstrap.
+        control_kind: where those directions come from, of measure.controls.CONTROLS; None without a control.
+        draws: directions per sample and kind of flow.
+        control_spread: norm -> (B, n_flows): standard deviation of the control over the draws, NaN for a single one.
+        spread: mean and variance of f over the set.
+        classes: change of class probabilities per pixel and degree; None for outputs that are no classes.
     """
 
     flows: tuple[str, ...]
@@ -67,6 +77,11 @@ class LeeResult:
     image_size: tuple[int, int] | None
     level: float = 0.95
     seed: int = 0
+    control_kind: str | None = None
+    draws: int = 0
+    control_spread: Mapping[str, Tensor] | None = None
+    spread: Spread | None = None
+    classes: ClassChange | None = None
 
     def __len__(self) -> int:
         """Samples measured or not, B."""
@@ -114,7 +129,7 @@ class LeeResult:
         return bootstrap_interval(column, self.level, draws, self.seed, statistic)
 
     def ratio_to_control(self, norm: str | None = None) -> Tensor:
-        """(B, n_flows): error over the response to white noise of the same size; NaN where neither could be measured.
+        """(B, n_flows): error over the control's (see measure.controls); NaN where neither could be measured.
 
         About 1 says that the flow's tangent is to the model like any other change of that size; only a ratio far
         below 1 is equivariance, however small the error itself.
@@ -159,6 +174,13 @@ class LeeResult:
             "summary": {norm: {k: s.to_dict() for k, s in self.summary(norm).items()} for norm in self.values},
             "values": {norm: _nested(v) for norm, v in self.values.items()},
             "control": None if self.control is None else {norm: _nested(v) for norm, v in self.control.items()},
+            "control_kind": self.control_kind,
+            "draws": self.draws,
+            "control_spread": None
+            if self.control_spread is None
+            else {norm: _nested(v) for norm, v in self.control_spread.items()},
+            "variance": None if self.spread is None else finite_number(self.spread.variance),
+            "classes": None if self.classes is None else self.classes.to_dict(),
             "ratio_to_control": None if self.control is None else self._ratio_medians(),
             "gram": None if self.gram is None else _nested(self.gram.nanmean(0)),
             "directions": None if (found := self._known_directions()) is None else found.to_dict(),
@@ -170,10 +192,11 @@ class LeeResult:
 
     def __str__(self) -> str:
         """A table: per flow the mean with its interval, the median, the control's median and the median ratio to it."""
+        told = "" if self.control_kind is None else f"; control: {self.control_kind}, {self.draws} draws"
         head = f"{'flow':14} {'unit':14} {'mean':>10} {f'{self.level:.0%} interval':>23} {'median':>10}"
         lines = [
             f"local equivariance error, {self.norm}, of {self.output}; stencil {self.stencil}, "
-            f"boundary {self.boundary}, margin {self.margin} px; {len(self)} samples",
+            f"boundary {self.boundary}, margin {self.margin} px; {len(self)} samples{told}",
             head + (f" {'control':>10} {'ratio':>8}" if self.control is not None else ""),
         ]
         for k, (name, s) in enumerate(self.summary().items()):
@@ -208,13 +231,33 @@ def concatenate(results: Sequence[LeeResult]) -> LeeResult:
     _check_alike(results, _CONDITIONS)
     first = results[0]
     controls = [r.control for r in results if r.control is not None]
+    spreads = [r.control_spread for r in results if r.control_spread is not None]
     grams = [r.gram for r in results if r.gram is not None]
-    return replace(
-        first,
-        values={norm: torch.cat([r.values[norm] for r in results]) for norm in first.values},
-        control=_joined(controls) if len(controls) == len(results) else None,
-        gram=torch.cat(grams) if len(grams) == len(results) else None,
+    outputs = [r.spread for r in results if r.spread is not None]
+    return with_centred(
+        replace(
+            first,
+            values={norm: torch.cat([r.values[norm] for r in results]) for norm in first.values},
+            control=_joined(controls) if len(controls) == len(results) else None,
+            control_spread=_joined(spreads) if len(spreads) == len(results) else None,
+            gram=torch.cat(grams) if len(grams) == len(results) else None,
+            spread=joined(outputs) if len(outputs) == len(results) else None,
+            classes=joined_changes([r.classes for r in results]),
+        )
     )
+
+
+def with_centred(result: LeeResult) -> LeeResult:
+    """The result with its errors relative to the variance of f over its samples, as far as that is known."""
+    if result.spread is None:
+        return result
+    variance = result.spread.variance
+
+    def add(norms: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+        return None if norms is None else {**norms, "centred": norms["mean_square"] / variance}
+
+    values = add(result.values) or {}
+    return replace(result, values=values, control=add(result.control), control_spread=add(result.control_spread))
 
 
 def _joined(controls: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

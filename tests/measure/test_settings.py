@@ -5,7 +5,7 @@ import torch
 
 from softeq.errors import SofteqValueError
 from softeq.measure.motion.fields import FibreFlow
-from softeq.measure.motion.flows import FLOWS
+from softeq.measure.motion.flows import FLOWS, GENERATORS
 from softeq.measure.motion.spaces import point_flows
 from softeq.measure.settings import resolve
 
@@ -40,15 +40,15 @@ def test_a_name_may_stand_once():
 def test_noise_is_the_same_in_any_batching_and_dtype_and_0_in_the_margin():
     settings = resolve("scale", "bspline", "mirror", 2)
     x = torch.zeros(5, 3, 7, 9)
-    whole = settings.noise(x, torch.Generator().manual_seed(3))
+    whole = settings.noise(x, torch.Generator().manual_seed(3), 3)
     generator = torch.Generator().manual_seed(3)
-    pieces = torch.cat([settings.noise(part, generator) for part in x.double().split(2)])
+    pieces = torch.cat([settings.noise(part, generator, 3) for part in x.double().split(2)], 1)
     torch.testing.assert_close(pieces, whole.double(), rtol=0, atol=0)
-    assert (whole[:, :, 2:-2, 2:-2] != 0).all()
-    whole[:, :, 2:-2, 2:-2] = 0
+    assert (whole[..., 2:-2, 2:-2] != 0).all()
+    whole[..., 2:-2, 2:-2] = 0
     assert not whole.any()
     last = resolve(FLOWS["scale"].with_(channels_last=True), "bspline", "mirror", 2)
-    drawn = last.noise(x.movedim(1, -1), torch.Generator().manual_seed(3))
+    drawn = last.noise(x.movedim(1, -1), torch.Generator().manual_seed(3))[0]
     assert (drawn[:, 2:-2, 2:-2] != 0).all()
     assert not drawn[:, :2].any()
 
@@ -71,3 +71,15 @@ def test_a_single_row_has_no_shear():
     x = torch.rand(1, 2, 1, 6, dtype=torch.float64)
     for name, flow in FLOWS.items():
         assert bool(flow.tangent(x).any()) == (name in moved)
+
+
+def test_affine_flows_share_their_generators_and_others_stand_beside_them():
+    turn = point_flows(2)[2]
+    settings = resolve(["scale", turn, "translation_y"], "central", "mirror", 1)
+    pushed, combination = settings.pushed()
+    assert [flow.name for flow in pushed] == [*GENERATORS, turn.name]
+    assert settings.images
+    assert settings.stencil == "central"
+    assert combination.tolist() == [[0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 0, 0]]
+    alone = resolve([turn], "central", "mirror", 1)
+    assert alone.pushed()[1].tolist() == [[1]]
