@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import convolutions, derivative, irreps, layers, mutants, networks, solver
+from benchmarks import convolutions, derivative, irreps, layers, mutants, networks, prior_step, solver, strength
 from benchmarks.report import Report, append_rows, environment
 from benchmarks.timing import thread_counts
 
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[..., Report]]] = {
     networks.NAME: ("the whole soft network against the MLP", networks.run),
     convolutions.NAME: ("soft convolutions against nn.Conv2d", convolutions.run),
     irreps.NAME: ("soft linear layers between irreps against nn.Linear and e3nn", irreps.run),
+    prior_step.NAME: ("a step under a prior and under the rules that choose it", prior_step.run),
     derivative.NAME: ("all flows of an audit against one forward pass", derivative.run),
 }
 _BUSY = 0.5
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["mutants"]:
         return mutants.main(given[1:])
+    if given[:1] == ["strength"]:
+        return strength.main(given[1:])
     parser = _parser()
     options = parser.parse_args(given)
     unknown = [name for name in options.names if name not in BENCHMARKS]

@@ -6,6 +6,7 @@ arm); what is there is not run again, so that a killed run goes on where it was.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
@@ -162,7 +163,7 @@ def run_all(
         seeds: from 0 on.
         wanted: arms, all by default. A rule's options follow a colon: ``variational:start=10``.
         limit: at most so many runs.
-        only: a part of a problem's name.
+        only: the end of a problem's name.
         say: told after each run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,23 +182,73 @@ def run_all(
     return count
 
 
-if __name__ == "__main__":
-    import argparse
+def ratios_to_oracle(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
+    """Per (problem, rule) the errors over the oracle's, seed by seed.
 
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--family", action="append", choices=FAMILIES)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--arm", action="append")
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--out", type=Path, default=RECORDS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    run_all(
-        options.out,
-        families=options.family or FAMILIES,
-        seeds=options.seeds,
-        wanted=options.arm,
-        limit=options.limit,
-        only=options.only,
+    The oracle is the arm with the lowest mean *test* error among hard, none with its decays and the fixed precisions,
+    over the seeds that all of them have: what nobody can choose. A problem without any of the three kinds is left out.
+    """
+    errors: dict[str, dict[str, dict[int, float]]] = {}
+    for record in records:
+        errors.setdefault(record["problem"], {}).setdefault(record["arm"], {})[record["seed"]] = record["error"]
+    found: dict[tuple[str, str], list[float]] = {}
+    for name, by_arm in errors.items():
+        fixed = {arm: by_seed for arm, by_seed in by_arm.items() if arm.partition("@")[0] in ("hard", "none", "soft")}
+        if {arm.partition("@")[0] for arm in fixed} != {"hard", "none", "soft"}:
+            continue
+        seeds = set.intersection(*(set(by_seed) for by_seed in fixed.values()))
+        if not seeds:
+            continue
+        best = min(fixed.values(), key=lambda by_seed: math.fsum(by_seed[s] for s in seeds))
+        for arm, by_seed in by_arm.items():
+            common = sorted(seeds & set(by_seed))
+            if common:
+                found[name, arm] = [by_seed[s] / best[s] for s in common]
+    return found
+
+
+def markdown(records: Sequence[dict[str, Any]], shown: Sequence[str] = ("hard", *RULE_ARMS)) -> str:
+    """A table: a line per problem, the error of each arm over the oracle's (mean over seeds), and how many seeds."""
+    ratios = ratios_to_oracle(records)
+    problems = list(dict.fromkeys(name for name, _ in ratios))
+    lines = ["| problem | n | oracle | " + " | ".join(shown) + " |", "|---|" + "---|" * (len(shown) + 2)]
+    for name in problems:
+        own = [r for r in records if r["problem"] == name]
+        oracle = next(arm for (p, arm), v in ratios.items() if p == name and all(x == 1 for x in v))
+        cells = [ratios.get((name, arm), []) for arm in shown]
+        seeds = max(len(v) for (p, _), v in ratios.items() if p == name)
+        error = math.fsum(r["error"] for r in own if r["arm"] == oracle) / max(1, sum(r["arm"] == oracle for r in own))
+        texts = [f"{math.fsum(v) / len(v):.2f}" if v else "" for v in cells]
+        lines.append(f"| {name} | {seeds} | {oracle}: {error:.3g} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m benchmarks strength``: runs what is missing, then prints the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks strength",
+        description="Rules for the prior's strength against hard, none and a grid picked by test error. Resumable.",
+        epilog="example: nice -n 15 python -m benchmarks strength --family z6 --seeds 2 --limit 50",
     )
+    parser.add_argument("--family", action="append", choices=FAMILIES, help="may be given again; all by default")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--arm", action="append", help="such as hard, none@0.1, soft@10, mackay:start=30")
+    parser.add_argument("--problem", default="", help="the end of a problem's name, such as n100/e0.1")
+    parser.add_argument("--limit", type=int, help="at most so many runs")
+    parser.add_argument("--out", type=Path, default=RECORDS, help="the JSON lines")
+    options = parser.parse_args(arguments)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run_all(
+            options.out,
+            families=options.family or FAMILIES,
+            seeds=options.seeds,
+            wanted=options.arm,
+            limit=options.limit,
+            only=options.problem,
+        )
+    finally:
+        torch.set_num_threads(before)
+    print(markdown(read(options.out)))
+    return 0
