@@ -167,6 +167,9 @@ def run_all(
         say: told after each run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
+        with path.open("a") as file:
+            file.write("\n")  # a killed run left half a line
     done = {(r["problem"], r["seed"], r["arm"]) for r in read(path)}
     count = 0
     for name, seed, arm in todo(families, seeds, wanted, done):

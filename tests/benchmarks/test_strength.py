@@ -17,7 +17,7 @@ def tiny():
     return Problem(
         build=lambda constraint: SoftLinear(rep, rep, constraint=constraint),
         x=x, y=x.roll(1, 1), held=(x[:4], x[:4].roll(1, 1)), loss=torch.nn.functional.mse_loss,
-        error=lambda model: float(torch.nn.functional.mse_loss(model(x), x.roll(1, 1))), likelihood="gaussian",
+        error=lambda model: float(torch.nn.functional.mse_loss(model(x), x.roll(1, 1)).detach()), likelihood="gaussian",
         steps=12, batch=8, lr=1e-2, grid=(1.0, 10.0), decays=(0.1,),
     )  # fmt: skip
 
