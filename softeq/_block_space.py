@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from softeq._constants import Constants
+from softeq._kernels import written_out
 
 
 class BlockSpace:
@@ -61,13 +62,13 @@ class BlockSpace:
 
     def without(self, weight: Tensor) -> Tensor:
         """A weight less its projection, its own adjoint."""
-        if torch.compiler.is_compiling() or not self.rank:
+        if written_out() or not self.rank:
             return self._replaced(weight, None)
         return _Without.apply(weight, self)
 
     def replaced(self, weight: Tensor, coordinates: Tensor) -> Tensor:
         """A weight with the part that lies in this space replaced by the one with these coordinates."""
-        if torch.compiler.is_compiling() or not self.rank:
+        if written_out() or not self.rank:
             return self._replaced(weight, coordinates)
         return _Replaced.apply(weight, coordinates, self)
 

@@ -58,7 +58,7 @@ class Blocks:
 
 def add_projection(base: Tensor | None, weight: Tensor, blocks: Blocks) -> Tensor:
     """``base + P(weight)``, same shapes; ``P(weight)`` alone where base is ``None``."""
-    if _written_out():
+    if written_out():
         return _add_projection(base, weight, blocks)
     if base is None:
         return _Projection.apply(weight, blocks)
@@ -67,14 +67,14 @@ def add_projection(base: Tensor | None, weight: Tensor, blocks: Blocks) -> Tenso
 
 def squared_norm(parameter: Tensor) -> Tensor:
     """``||w||^2``, 0-d."""
-    if _written_out():
+    if written_out():
         return parameter.square().sum()
     return _SquaredNorm.apply(parameter)
 
 
 def split_squared_norm(weight: Tensor, blocks: Blocks, inside: float, outside: float) -> Tensor:
     """``inside ||P(W)||^2 + outside ||W - P(W)||^2``, 0-d."""
-    if _written_out():
+    if written_out():
         return _sum_of_squares(weight, blocks.coefficients(weight), inside, outside)
     return _SplitSquaredNorm.apply(weight, blocks, inside, outside)[0]
 
@@ -87,12 +87,12 @@ def contract(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype != b.dtype:  # under autocast
         wide = torch.promote_types(a.dtype, b.dtype)
         a, b = a.to(wide), b.to(wide)
-    if _written_out():
+    if written_out():
         return (a[:, None] * b[None]).sum(2)  # one loop, without the product in memory
     return _Contract.apply(a, b)
 
 
-def _written_out() -> bool:
+def written_out() -> bool:
     """Whether a compiler wants the plain formulas, or ``torch.jit.trace``, which saves no functions of ours."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
