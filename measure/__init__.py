@@ -5,6 +5,7 @@ Lie derivatives follow Gruver, Finzi, Goldblum, Wilson, "The Lie Derivative for 
 """
 
 from softeq.measure.controls import CONTROLS
+from softeq.measure.curve import default_displacements, displacement_curve
 from softeq.measure.defect import equivariance_error, finite_step_curve
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
@@ -49,6 +50,7 @@ from softeq.measure.motion.spaces import (
 )
 from softeq.measure.motion.stencils import BOUNDARIES, STENCILS
 from softeq.measure.results.classes import ClassChange, familiar
+from softeq.measure.results.curve import DisplacementCurve
 from softeq.measure.results.result import NORMS, LeeResult, concatenate
 
 if __name__ == "measure":  # imported by its folder's name, from a checkout
@@ -68,6 +70,7 @@ __all__ = [
     "AffineDerivatives",
     "AffineFlow",
     "ClassChange",
+    "DisplacementCurve",
     "Element",
     "Flow",
     "ImageMap",
@@ -89,7 +92,9 @@ __all__ = [
     "affine_derivatives",
     "assert_lee",
     "concatenate",
+    "default_displacements",
     "derivatives",
+    "displacement_curve",
     "equivariance_error",
     "familiar",
     "field_element",

@@ -82,7 +82,7 @@ def local_equivariance_error(
             of a batch, or has no derivative (the message names the operation), or there is no such control.
         SofteqValueError, SofteqTypeError: bad options or inputs.
     """
-    _check(x, norm, level, labels)
+    check_set(x, norm, level, labels)
     for name, value in (("batch_size", batch_size), ("chunk", chunk), ("draws", draws)):
         if value is not None:
             check_integer(name, value, 1)
@@ -130,7 +130,8 @@ def _spread(drawn: Tensor) -> Tensor:
     return drawn.std(0) if len(drawn) > 1 else torch.full_like(drawn[0], torch.nan)
 
 
-def _check(x: Tensor, norm: str, level: float, labels: Tensor | None) -> None:
+def check_set(x: Tensor, norm: str, level: float, labels: Tensor | None) -> None:
+    """Raises SofteqValueError or SofteqTypeError for a bad set, norm, level, or labels."""
     if norm not in NORMS:
         raise SofteqValueError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
     if not 0 < level < 1:

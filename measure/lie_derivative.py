@@ -140,7 +140,7 @@ def pushed_derivatives(
     chunk: int | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """f(x), its Lie derivatives under `flows`, and J_f applied to the `extra` tangents, from one pass; see above."""
-    x = _checked(x)
+    x = checked(x)
     directions = tangents(flows, x)
     if extra is not None:
         if extra.shape[1:] != x.shape:
@@ -163,7 +163,8 @@ def _identity(output: Any) -> Any:
     return output
 
 
-def _checked(x: Tensor) -> Tensor:
+def checked(x: Tensor) -> Tensor:
+    """A contiguous, detached copy of `x`; SofteqTypeError or SofteqValueError unless floating, finite, not empty."""
     if not isinstance(x, Tensor):
         raise SofteqTypeError(f"x: expected a tensor, got {type(x).__name__}")
     if not x.is_floating_point() or x.numel() == 0:

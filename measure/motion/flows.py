@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from softeq.errors import SofteqTypeError, SofteqValueError
-from softeq.measure.motion.stencils import check_choice, image_gradient, resample
+from softeq.measure.motion.stencils import check_choice, image_gradient, on_pixels, resample
 
 
 class Flow(ABC):
@@ -102,16 +102,23 @@ class AffineFlow(Flow):
         """The images after a motion of length t; beyond the edge they go on as `boundary` says."""
         images = self.images(x)
         height, width = images.shape[-2:]
+        moved = resample(images, self._sources(t, height, width), self.stencil, self.boundary)
+        if self.margin:
+            moved = torch.where(inside(height, width, self.margin).to(x.device), moved, images)
+        return moved.movedim(1, -1) if self.channels_last else moved
+
+    def exact(self, t: float, height: int, width: int) -> bool:
+        """Whether a motion of length t takes pixels to pixels, so that nothing is interpolated: whole shifts, turns."""
+        return on_pixels(self._sources(t, height, width))
+
+    def _sources(self, t: float, height: int, width: int) -> Tensor:
+        """(H, W, 2): where each pixel's content comes from, (column, row) in pixels from pixel (0, 0)."""
         generator = torch.zeros(3, 3, dtype=torch.float64)
         generator[:2, :2], generator[:2, 2] = self.matrix, self.shift
         back = torch.linalg.matrix_exp(-t * generator)
         centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float64)
         columns, rows = positions(height, width)
-        points = torch.stack(torch.broadcast_tensors(columns, rows), dim=-1) @ back[:2, :2].T + back[:2, 2] + centre
-        moved = resample(images, points, self.stencil, self.boundary)
-        if self.margin:
-            moved = torch.where(inside(height, width, self.margin).to(x.device), moved, images)
-        return moved.movedim(1, -1) if self.channels_last else moved
+        return torch.stack(torch.broadcast_tensors(columns, rows), dim=-1) @ back[:2, :2].T + back[:2, 2] + centre
 
     def tangent(self, x: Tensor) -> Tensor:
         """-v . grad x, shaped like `x`; 0 within the margin."""

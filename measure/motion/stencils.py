@@ -29,6 +29,7 @@ STENCILS: tuple[str, ...] = ("bspline", "fourier", "central", "reference")
 BOUNDARIES: tuple[str, ...] = ("mirror", "periodic")
 _SPLINE = {-1: 1 / 6, 0: 4 / 6, 1: 1 / 6}  # the cubic B-spline at the integers
 _CENTRAL = {-1: -0.5, 1: 0.5}  # ... and its derivative there
+_EXACT = 1e-9  # pixels
 _ON_PIXEL = {"mirror": "mirror on pixel"}
 _DENSE_LIMIT = 2**33  # products of the dense Fourier sum per channel: a 300 x 300 image at as many points
 _CHUNK = 2**24  # numbers held at once by that sum
@@ -71,7 +72,7 @@ def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str 
         stencil, boundary: see `image_gradient`.
 
     Returns:
-        (B, C, H', W') in x's dtype.
+        (B, C, H', W') in x's dtype; where every point is a pixel, those pixels as they are.
 
     Raises:
         SofteqValueError: an unknown stencil or boundary.
@@ -80,6 +81,10 @@ def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str 
     check_choice(stencil, boundary)
     height, width = x.shape[-2:]
     columns, rows = points.detach().to("cpu", torch.float64).reshape(-1, 2).unbind(1)
+    if on_pixels(points):
+        folding = _ON_PIXEL.get(boundary, boundary) if stencil == "reference" else boundary
+        row, column = (_fold(p.round().long(), n, folding).to(x.device) for p, n in ((rows, height), (columns, width)))
+        return x[..., row, column].reshape(*x.shape[:-2], *points.shape[:-1])
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if stencil == "fourier":
         if height * width * len(columns) > _DENSE_LIMIT:
@@ -94,6 +99,11 @@ def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str 
             wide = down @ wide @ across.T
         found = _local(wide, _taps(columns, width, stencil, boundary), _taps(rows, height, stencil, boundary))
     return found.reshape(*x.shape[:-2], *points.shape[:-1]).to(x.dtype)
+
+
+def on_pixels(points: Tensor) -> bool:
+    """Whether all points (..., 2) are pixels, up to rounding: what moves them interpolates nothing."""
+    return bool((points - points.round()).abs().max() < _EXACT) if points.numel() else True
 
 
 @lru_cache(maxsize=128)

@@ -171,4 +171,4 @@ def test_unknown_names_are_errors():
 
 def test_fourier_refuses_what_its_dense_sum_cannot_take():
     with pytest.raises(NotMeasurable, match="use 'bspline'"):
-        resample(torch.zeros(1, 1, 512, 512), grid(512, 512), "fourier")
+        resample(torch.zeros(1, 1, 512, 512), grid(512, 512) + 0.5, "fourier")
