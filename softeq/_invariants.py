@@ -1,178 +1,194 @@
-"""Invariant tensors of a word in V and V*: the null space of the generators' constraints, in float64.
+"""Invariant tensors: the null space of the generators' constraints, in float64, by whatever way is shortest.
 
-A tensor v of the word is invariant under the whole group exactly when drho(A) v = 0 for every generator A of the Lie
-algebra and (rho(h) - 1) v = 0 for every discrete generator h (Finzi, Welling, Wilson 2021, theorem 1). The null space
-of the stacked constraints C is that of the Gram operator C^T C.
-
-Memory: up to ``DENSE_LIMIT`` tensor entries n the Gram matrix is formed (8 n^2 bytes, 8.4 MB at the limit, a few
-copies). Above it C is only ever applied, one tensor axis at a time: about 6 blocks of n x k float64 numbers, k the
-first power of two (from 16) that exceeds the number of invariants; T(3) -> T(3) of Lorentz, n = 4096: 6 MB.
+- Indices that share no generator are solved apart, and the solutions multiplied.
+- What no generator moves is all invariant.
+- Signed permutations: orbits, in closed form (``_orbits``).
+- Small finite groups: the mean over the elements (``_averaging``).
+- A torus in the group: the tensors of weight zero in closed form, the rest among them (``_torus``).
+- Else the null space of the Gram operator C^T C of the stacked constraints: up to ``DENSE_LIMIT`` entries n as a matrix
+  (8 n^2 bytes, a few copies), above it by filtered subspace iteration, which takes about 6 blocks of n x k numbers, k
+  the first power of two (from 16) that exceeds the number of invariants; T(3) -> T(3) of Lorentz, n = 4096: 6 MB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from softeq.errors import SofteqError
-from softeq.groups import Group
-from softeq.reps import Word
+from softeq._averaging import averaged_null_space, elements_of, rank_by_characters
+from softeq._axes import Axis
+from softeq._constraints import CONSTRAINT_TOLERANCE, Constraints
+from softeq._orbits import Orbits, orbits
+from softeq._subspace import dense_null_space, iterative_null_space
+from softeq._torus import torus_null_space, torus_of
+from softeq.errors import SofteqError, SofteqValueError
+from softeq.groups._group import MAX_NUMBERS, in_bytes
+
+Invariants = Tensor | Orbits
+"""An orthonormal basis of invariant tensors: dense, ``(rank, n)`` float64, or by orbits of entries."""
 
 DENSE_LIMIT = 1024
-CONSTRAINT_TOLERANCE = 1e-10
-"""The largest constraint residual, per unit vector and unit generator, that a returned basis may have."""
+_TORUS_FROM, _TORUS_TO = 200, 2**20
+_FEW_ELEMENTS = 64
+_NUMBERS_PER_ENTRY = 4  # that the leanest form, orbits, needs while it is found
+_FEW_TENSORS = 128
 
-_FILTER_DEGREE = 24
-_MAX_FILTERS = 400
+
+def rank_of(basis: Invariants) -> int:
+    """How many tensors a basis has."""
+    return basis.rank if isinstance(basis, Orbits) else len(basis)
 
 
-def invariant_tensors(group: Group, word: Word) -> Tensor:
-    """An orthonormal basis of the invariant tensors, ``(rank, d ** len(word))`` float64, the same on every machine.
+def dense(basis: Invariants) -> Tensor:
+    """The basis as ``(rank, n)`` float64.
 
     Raises:
+        SofteqValueError: it would take more than 2 GiB.
+    """
+    if not isinstance(basis, Orbits):
+        return basis
+    _check_numbers(basis.rank, basis.entries)
+    return basis.dense()
+
+
+def invariant_tensors(axes: Sequence[Axis], solve: Callable[[tuple[Axis, ...]], Tensor] | None = None) -> Invariants:
+    """An orthonormal basis of the invariant tensors with these axes, the same on every machine.
+
+    Args:
+        axes: of the tensors, all under one group.
+        solve: solves what has no closed form; ``numeric_invariants``, or a cache of it.
+
+    Raises:
+        SofteqValueError: the basis or the work would take too much memory; the message names the size.
         SofteqError: the iterative solver did not converge.
     """
-    n = group.d ** len(word)
-    if not len(group.lie_algebra) and not len(group.discrete_generators):
-        return torch.eye(n, dtype=torch.float64)
-    constraints = Constraints(group, word)
-    basis = _dense_null_space(constraints) if n <= DENSE_LIMIT else _iterative_null_space(constraints)
-    return _canonical(basis)
+    _check_numbers(_NUMBERS_PER_ENTRY, math.prod(axis.size for axis in axes))
+    whole = Orbits(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64), 1)
+    parts: list[tuple[list[int], Invariants]] = []
+    for places, generators in _components(axes):
+        own = [axes[place].only(generators) for place in places]
+        n = math.prod(axis.size for axis in own)
+        if _is_still(own, generators):
+            basis: Invariants = Orbits(torch.arange(n), torch.ones(n, dtype=torch.float64), n)
+        elif all(axis.signed_permutations is not None for axis in own):
+            basis = orbits(own)
+        else:
+            basis = (solve or numeric_invariants)(tuple(own))
+        parts.append((places, basis))
+    if not parts:
+        return whole
+    return _product(parts, [axis.size for axis in axes])
 
 
-class Constraints:
-    """The stacked constraints of a word, applied to ``(n, k)`` blocks of tensors without forming a matrix."""
-
-    def __init__(self, group: Group, word: Word) -> None:
-        self.d, self.word = group.d, word
-        self.n = group.d ** len(word)
-        # Unit generators: the constraints' size then says nothing about the units that the user chose.
-        norms = [a / max(float(torch.linalg.matrix_norm(a, 2)), 1e-300) for a in group.lie_algebra]
-        self._lie = [[a if vector else -a.T for vector in word] for a in norms]
-        self._discrete = [
-            [h if vector else torch.linalg.inv(h).T for vector in word] for h in group.discrete_generators
-        ]
-
-    def each(self, x: Tensor) -> list[Tensor]:
-        """``C_i x`` for every generator: each ``(n, k)`` for x of shape ``(n, k)``."""
-        return [self._sum_of_modes(f, x) for f in self._lie] + [self._modes(f, x) - x for f in self._discrete]
-
-    def gram(self, x: Tensor) -> Tensor:
-        """``sum_i C_i^T C_i x``, ``(n, k)`` to ``(n, k)``."""
-        out = torch.zeros_like(x)
-        for factors in self._lie:
-            out += self._sum_of_modes([f.T for f in factors], self._sum_of_modes(factors, x))
-        for factors in self._discrete:
-            defect = self._modes(factors, x) - x
-            out += self._modes([f.T for f in factors], defect) - defect
-        return out
-
-    def residual(self, basis: Tensor) -> float:
-        """The largest ``||C_i v||`` over generators and rows v of a ``(rank, n)`` basis; 0 for an empty one."""
-        if not len(basis):
-            return 0.0
-        return max((float(c.norm(dim=0).max()) for c in self.each(basis.T.contiguous())), default=0.0)
-
-    def _mode(self, factor: Tensor, x: Tensor, axis: int) -> Tensor:
-        before, after = self.d**axis, self.d ** (len(self.word) - axis - 1)
-        return torch.matmul(factor, x.reshape(before, self.d, after * x.shape[1])).reshape(x.shape)
-
-    def _modes(self, factors: list[Tensor], x: Tensor) -> Tensor:
-        for axis, factor in enumerate(factors):
-            x = self._mode(factor, x, axis)
-        return x
-
-    def _sum_of_modes(self, factors: list[Tensor], x: Tensor) -> Tensor:
-        out = torch.zeros_like(x)
-        for axis, factor in enumerate(factors):
-            out += self._mode(factor, x, axis)
-        return out
+def _is_still(axes: Sequence[Axis], generators: Sequence[bool]) -> bool:
+    """Whether no generator moves the tensors: it moves no index, or what it does to the indices cancels (scalings)."""
+    if not any(generators):
+        return True
+    if any(axis.is_orthogonal for axis in axes) or math.prod(axis.size for axis in axes) > _TORUS_TO:
+        return False
+    constraints = Constraints(axes)
+    x = torch.randn(constraints.n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return all(float(c.norm()) < 1e-13 * float(x.norm()) for c in constraints.each(x))
 
 
-def _dense_null_space(constraints: Constraints) -> Tensor:
-    gram = constraints.gram(torch.eye(constraints.n, dtype=torch.float64))
-    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
-    return vectors[:, values < 1e-10 * max(1.0, float(values[-1]))].T.contiguous()
+def _components(axes: Sequence[Axis]) -> list[tuple[list[int], tuple[bool, ...]]]:
+    """Axes that share a generator, directly or through others, and the generators that move them.
+
+    A group whose generators fall apart so acts on each part on its own, and its invariants are products.
+    """
+    found: list[tuple[list[int], tuple[bool, ...]]] = []
+    for place, axis in enumerate(axes):
+        places, moved = [place], axis.moved_by
+        apart = []
+        for others, theirs in found:
+            if any(a and b for a, b in zip(moved, theirs, strict=True)):
+                places, moved = others + places, tuple(a or b for a, b in zip(moved, theirs, strict=True))
+            else:
+                apart.append((others, theirs))
+        found = [*apart, (sorted(places), moved)]
+    return sorted(found)
 
 
-def _iterative_null_space(constraints: Constraints) -> Tensor:
-    """Chebyshev-filtered subspace iteration, the block doubled until it holds more than the null space."""
-    upper = _largest_eigenvalue(constraints)
-    block = 16
-    while block < constraints.n:
-        basis = _filtered_null_space(constraints, upper, block)
-        if basis is not None:
-            return basis
-        block *= 2
-    return _dense_null_space(constraints)
+def _product(parts: Sequence[tuple[list[int], Invariants]], sizes: Sequence[int]) -> Invariants:
+    """The products of the parts' tensors, their axes brought back into order."""
+    order = [place for places, _ in parts for place in places]
+    back = sorted(range(len(order)), key=order.__getitem__)
+    shape = [sizes[place] for place in order]
+    bases = [basis for _, basis in parts]
+    if all(isinstance(basis, Orbits) for basis in bases):
+        product = bases[0]
+        for basis in bases[1:]:
+            product = product.times(basis)  # type: ignore[union-attr, arg-type]
+        entries = torch.arange(math.prod(shape)).view(shape).permute(back).flatten()
+        return product if len(bases) == 1 else product.at(entries)  # type: ignore[union-attr]
+    if len(bases) == 1:
+        return bases[0]
+    _check_numbers(math.prod(rank_of(basis) for basis in bases), math.prod(shape))
+    tensors = dense(bases[0])
+    for basis in bases[1:]:
+        tensors = torch.kron(tensors, dense(basis))
+    rank = len(tensors)
+    return tensors.view(rank, *shape).permute(0, *(axis + 1 for axis in back)).reshape(rank, -1)
 
 
-def _largest_eigenvalue(constraints: Constraints) -> float:
-    x = torch.randn(constraints.n, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for _ in range(40):
-        x = torch.linalg.qr(constraints.gram(x))[0]
-    return 1.1 * float(torch.linalg.eigvalsh(x.T @ constraints.gram(x))[-1])
+def numeric_invariants(axes: tuple[Axis, ...]) -> Tensor:
+    """``invariant_tensors`` where there is no closed form, dense."""
+    constraints = Constraints(axes)
+    basis = _null_space(constraints, axes)
+    residual = constraints.residual(basis)
+    if residual > CONSTRAINT_TOLERANCE:
+        raise SofteqError(
+            f"the invariants of tensors of shape {tuple(constraints.sizes)} hold to {residual:.0e} only, so that their "
+            "number is a guess: the generators are inexact (float32?) or nearly agree; give them in float64"
+        )
+    return canonical(basis)
 
 
-def _filtered_null_space(constraints: Constraints, upper: float, block: int) -> Tensor | None:
-    """The null space ``(rank, n)`` if it has fewer than ``block`` dimensions, else ``None``."""
-    generator = torch.Generator().manual_seed(block)
-    x = torch.linalg.qr(torch.randn(constraints.n, block, generator=generator, dtype=torch.float64))[0]
-    gap = float("nan")
-    for _ in range(_MAX_FILTERS):
-        gram_x = constraints.gram(x)
-        values, rotation = torch.linalg.eigh(x.T @ gram_x)
-        x = x @ rotation
-        # Measured on the vectors: a computed eigenvalue of zero carries rounding of the size of the largest one.
-        violation = torch.stack([c.square().sum(0) for c in constraints.each(x)]).sum(0)
-        rank = int((violation < 1e-22 * upper).sum())
-        if rank == block:
-            return None
-        # Ritz values bound eigenvalues from above: one still on its way to zero keeps falling, a resolved one stands.
-        resolved = abs(float(values[rank]) - gap) < 1e-3 * float(values[rank])
-        if resolved and float(values[rank]) > 1e-8 * upper:
-            return x[:, :rank].T.contiguous()
-        gap = float(values[rank])
-        # The floor keeps the filter sharp while the whole block lies in the null space, where its values are rounding.
-        lower = max(float(values[-1]), 1e-3 * upper)
-        x = torch.linalg.qr(_chebyshev(constraints.gram, x, lower, upper))[0]
-    raise SofteqError(
-        f"the invariants of a {len(constraints.word)}-index tensor in {constraints.d} dimensions did not converge "
-        f"(smallest non-zero Ritz value {gap:.1e}): two generators may agree to rounding, or a gap may be tiny"
-    )
+def _null_space(constraints: Constraints, axes: tuple[Axis, ...]) -> Tensor:
+    elements = elements_of(axes)
+    if elements is not None and (constraints.n > DENSE_LIMIT or len(elements[0]) <= _FEW_ELEMENTS):
+        rank = rank_by_characters(elements)
+        _check_numbers(2 * rank, constraints.n)
+        return averaged_null_space(constraints, elements, rank)
+    torus = torus_of(axes) if _TORUS_FROM < constraints.n <= _TORUS_TO else None
+    if torus is not None:
+        return torus_null_space(constraints, torus)
+    return dense_null_space(constraints) if constraints.n <= DENSE_LIMIT else iterative_null_space(constraints)
 
 
-def _chebyshev(gram: Callable[[Tensor], Tensor], x: Tensor, lower: float, upper: float) -> Tensor:
-    """The Chebyshev polynomial that is at most 1 on [lower, upper], applied to x; it grows fast below lower."""
-    centre, half = (upper + lower) / 2, max((upper - lower) / 2, 1e-12 * upper)
-    previous, current = x, (gram(x) - centre * x) / half
-    for _ in range(_FILTER_DEGREE - 1):
-        previous, current = current, 2 * (gram(current) - centre * current) / half - previous
-        # The recurrence is linear: one common factor keeps it finite and changes no subspace.
-        size = current.abs().amax()
-        if size > 1e100:
-            previous, current = previous / size, current / size
-    return current / current.abs().amax()
-
-
-def _canonical(basis: Tensor) -> Tensor:
+def canonical(basis: Tensor) -> Tensor:
     """Another orthonormal basis of the same space ``(rank, n)``, fixed by the space alone.
 
+    Null vectors from an eigensolver are an arbitrary rotation that differs between machines. Up to ``_FEW_TENSORS``:
     Gram-Schmidt on columns of the projector, the pivot being the coordinate with the largest remaining norm (the first
-    one within 1e-6 of it). Null vectors from an eigensolver are an arbitrary rotation that differs between machines.
+    one within 1e-6 of it), which keeps the zeros of products of deltas. Beyond: on projections of fixed random tensors.
     """
-    rows: list[Tensor] = []
+    if len(basis) > _FEW_TENSORS:
+        generator = torch.Generator().manual_seed(0)
+        fixed = torch.randn(basis.shape[1], len(basis), generator=generator, dtype=torch.float64)
+        q, r = torch.linalg.qr(basis @ fixed)
+        found = (q * r.diagonal().sign()).T @ basis
+        return torch.where(found.abs() < 1e-15, 0.0, found)
     remaining = basis.square().sum(0)
-    found = basis.new_zeros(0, basis.shape[1])
-    for _ in range(len(basis)):
+    found = torch.zeros_like(basis)
+    for k in range(len(basis)):
         pivot = int(torch.nonzero(remaining >= remaining.max() - 1e-6)[0])
-        column = basis.T @ basis[:, pivot]
+        column = basis[:, pivot] @ basis
         for _again in range(2):
-            column = column - found.T @ (found @ column)
+            column = column - (found[:k] @ column) @ found[:k]
         column = column / column.norm()
-        rows.append(torch.where(column.abs() < 1e-15, 0.0, column))
-        found = torch.stack(rows)
+        found[k] = torch.where(column.abs() < 1e-15, 0.0, column)
         remaining = remaining - column.square()
     return found
+
+
+def _check_numbers(rank: int, n: int) -> None:
+    """Raises if ``rank`` tensors of ``n`` entries would take more than 2 GiB."""
+    if rank * n > MAX_NUMBERS:
+        raise SofteqValueError(
+            f"the equivariant maps of this pair of types, {rank:,} tensors of {n:,} entries, need "
+            f"{in_bytes(rank * n)}, and at most {in_bytes(MAX_NUMBERS)} are taken: choose tensors of lower order"
+        )

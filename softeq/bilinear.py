@@ -13,6 +13,7 @@ from softeq._arguments import check_dtype, finite, whole
 from softeq._constants import Constants
 from softeq._kernels import contract
 from softeq._layout import in_the_order_of, turned
+from softeq._type_layout import TypeLayout, sorted_map_word
 from softeq.composite import Sum
 from softeq.pathways import (
     EQUIVARIANT,
@@ -23,7 +24,6 @@ from softeq.pathways import (
     pathways_of,
 )
 from softeq.reps import Rep, check_same_group
-from softeq.solve import TypeLayout, sorted_map_word
 
 PUBLISHED_SCALE = 0.1
 
@@ -79,8 +79,8 @@ def contractions(rep_in: Rep, rep_out: Rep) -> list[Contraction]:
             if not word or word not in kinds:
                 continue
             k = kinds.index(word)
-            n = min(layout_in.types[k][1], group.d ** len(word))
-            d_out, d_in = group.d ** len(word_out), group.d ** len(word_in)
+            d_out, d_in = layout_out.dims[b], layout_in.dims[a]
+            n = min(layout_in.types[k][1], layout_in.dims[k])
             axes = tuple(order.index(axis) for axis in range(len(word)))
             products_first = n * m_in * d_out * (d_in + m_out) <= m_out * n * d_in * (m_in + d_out)
             found.append(Contraction(b, a, k, n, axes, d_out, d_in, products_first))
@@ -122,12 +122,14 @@ class EquivariantBilinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, size_in)`` to ``(n, size_out)``."""
-        n, d = x.shape[0], self.layout_in.d  # len(x) would fix the batch size in torch.export
+        n = x.shape[0]  # len(x) would fix the batch size in torch.export
         orders = self.constants.on(x)
         columns = x.T.index_select(0, orders["in"]) if "in" in orders else x.T.contiguous()
         parts = [
-            part.view(m, d ** len(word), n)
-            for part, (word, m) in zip(columns.split(self.layout_in.sizes), self.layout_in.types, strict=True)
+            part.view(m, dim, n)
+            for part, (_, m), dim in zip(
+                columns.split(self.layout_in.sizes), self.layout_in.types, self.layout_in.dims, strict=True
+            )
         ]
         sums: dict[int, Tensor] = {}
         for c in self.products:
@@ -145,7 +147,7 @@ class EquivariantBilinear(nn.Module):
         """The input's tensors as matrices, ``(tensors, d_out, d_in, n)``."""
         stored = parts[c.maps][: c.tensors]
         if c.axes != tuple(range(len(c.axes))):
-            shaped = stored.reshape(c.tensors, *[self.layout_in.d] * len(c.axes), stored.shape[-1])
+            shaped = stored.reshape(c.tensors, *self.layout_in.shapes[c.maps], stored.shape[-1])
             stored = shaped.permute(0, *(axis + 1 for axis in c.axes), shaped.ndim - 1)
         return stored.reshape(c.tensors, c.d_out, c.d_in, stored.shape[-1])
 

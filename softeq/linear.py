@@ -127,10 +127,10 @@ class SoftLinear(MergedLayer):
         """
         layout_in, layout_out = self.projector.layout_in, self.projector.layout_out
         scale = torch.zeros(self.out_features)
-        for b, (word, _) in enumerate(layout_out.types):
+        for b, dim in enumerate(layout_out.dims):
             copies = sum(m * self.projector.ranks[b, a] for a, (_, m) in enumerate(layout_in.types))
             if copies:
-                scale[layout_out.places(b)] = math.sqrt(layout_out.d ** len(word) / (3 * copies))
+                scale[layout_out.places(b)] = math.sqrt(dim / (3 * copies))
         return scale
 
     @property

@@ -24,13 +24,17 @@ from softeq.reps import Rep, Scalar
 
 
 def gated(rep: Rep) -> Rep:
-    """The input of a gated nonlinearity: a scalar gate for every tensor of the rep that is no scalar, then the rep."""
-    gates = sum(multiplicity for word, multiplicity in rep.terms if word)
+    """The input of a gated nonlinearity: a scalar gate for every tensor that needs one, then the rep.
+
+    Scalars are their own gates, and so is each entry of a tensor whose entries the group merely permutes (vectors of
+    ``Z(n)``, ``Permutation(n)``, ``Cube``): functions of single entries are equivariant there.
+    """
+    gates = sum(multiplicity for word, multiplicity in rep.terms if not rep.is_permuted(word))
     return gates * Scalar + rep
 
 
 class Gate(nn.Module):
-    """``sigmoid(gate) v`` for every tensor v; a scalar is its own gate (swish)."""
+    """``sigmoid(gate) v`` for every tensor v; what is its own gate (see ``gated``) becomes swish."""
 
     def __init__(self, rep: Rep) -> None:
         super().__init__()
@@ -46,12 +50,14 @@ class Gate(nn.Module):
 
 def _gates(rep: Rep) -> dict[str, Tensor]:
     """Per coordinate where its gate lies in the input: one gather costs less than a product per term, joined again."""
-    gate_of, next_gate, place = [], 0, gated(rep).size - rep.size
+    gate_of: list[int] = []
+    next_gate, place = 0, gated(rep).size - rep.size
     for word, multiplicity in rep.terms:
-        d = rep.bound_group.d ** len(word)
+        d = Rep([(word, 1)], rep.bound_group).size
+        own = rep.is_permuted(word)
         for _ in range(multiplicity):
-            gate_of += [next_gate if word else place] * d
-            next_gate, place = next_gate + bool(word), place + d
+            gate_of += range(place, place + d) if own else [next_gate] * d
+            next_gate, place = next_gate + (not own), place + d
     return {"gate_of": torch.tensor(gate_of, dtype=torch.int64)}
 
 

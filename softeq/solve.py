@@ -7,75 +7,33 @@ solve per pair of types, whatever the multiplicities, and no matrix of shape (ou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor, nn
 
+from softeq._axes import word_shape
 from softeq._cache import cached_invariants
 from softeq._constants import Constants
-from softeq._kernels import Blocks, add_projection, split_squared_norm
+from softeq._invariants import dense, rank_of
+from softeq._kernels import Basis, Blocks, OrbitBasis, add_projection, split_squared_norm
+from softeq._orbits import Orbits
+from softeq._type_layout import TypeLayout, map_places, sorted_map_word
 from softeq.errors import SofteqValueError
 from softeq.groups import Group
-from softeq.reps import Rep, Word, check_same_group, dual_word
+from softeq.groups._group import MAX_NUMBERS, in_bytes
+from softeq.reps import Rep, Word, check_same_group
 
-_DENSE_BASIS_LIMIT = 2**28  # float64 entries of equivariant_basis: 2 GiB
-
-
-def canonical_word(group: Group, word: Word) -> Word:
-    """The word that stands for this type: under an orthogonal group a dual index moves as a vector index does."""
-    return (True,) * len(word) if group.is_orthogonal else word
-
-
-def sorted_map_word(group: Group, word_in: Word, word_out: Word) -> tuple[Word, tuple[int, ...]]:
-    """The word on which maps between two types live, vector indices first, and the axis order that sorts it.
-
-    Pairs of types that differ in index order alone so share one solve.
-    """
-    word = canonical_word(group, word_out + dual_word(word_in))
-    order = tuple(sorted(range(len(word)), key=lambda axis: not word[axis]))
-    return tuple(word[axis] for axis in order), order
+_DENSE_ORBITS = 2**16  # numbers of a basis up to which a matrix product is faster than sums over orbits
 
 
 def type_pair_basis(group: Group, word_in: Word, word_out: Word) -> Tensor:
     """An orthonormal basis of the equivariant maps between two types, ``(rank, d_out, d_in)`` float64."""
     word, order = sorted_map_word(group, word_in, word_out)
-    tensors = cached_invariants(group, word).reshape(-1, *[group.d] * len(word))
+    shape_out, shape_in = word_shape(group, word_out), word_shape(group, word_in)
+    tensors = dense(cached_invariants(group, word)).reshape(-1, *word_shape(group, word))
     back = [order.index(axis) + 1 for axis in range(len(word))]
-    return tensors.permute(0, *back).reshape(len(tensors), group.d ** len(word_out), group.d ** len(word_in))
-
-
-@dataclass(frozen=True)
-class TypeLayout:
-    """A rep's coordinates sorted by type: ``types`` with multiplicities, and where in the rep their copies lie."""
-
-    types: tuple[tuple[Word, int], ...]
-    order: tuple[tuple[int, ...], ...]
-    d: int
-
-    @staticmethod
-    def of(rep: Rep) -> TypeLayout:
-        """The layout of a bound rep; types keep the order of their first appearance."""
-        group = rep.bound_group
-        places: dict[Word, list[int]] = {}
-        counts: dict[Word, int] = {}
-        start = 0
-        for word, multiplicity in rep.terms:
-            size = multiplicity * group.d ** len(word)
-            key = canonical_word(group, word)
-            places.setdefault(key, []).extend(range(start, start + size))
-            counts[key] = counts.get(key, 0) + multiplicity
-            start += size
-        return TypeLayout(tuple(counts.items()), tuple(tuple(of_type) for of_type in places.values()), group.d)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Coordinates per type, multiplicities included."""
-        return [multiplicity * self.d ** len(word) for word, multiplicity in self.types]
-
-    def places(self, index: int) -> Tensor:
-        """Where the coordinates of a type lie, ``(multiplicity, d ** indices)``."""
-        return torch.tensor(self.order[index], dtype=torch.int64).view(self.types[index][1], -1)
+    return tensors.permute(0, *back).reshape(len(tensors), math.prod(shape_out), math.prod(shape_in))
 
 
 class EquivariantProjector(nn.Module):
@@ -98,12 +56,12 @@ class EquivariantProjector(nn.Module):
         self.shape = (rep_out.size, rep_in.size)
         self.layout_in, self.layout_out = TypeLayout.of(rep_in), TypeLayout.of(rep_out)
         self.ranks = {
-            (b, a): len(cached_invariants(group, sorted_map_word(group, word_in, word_out)[0]))
+            (b, a): rank_of(cached_invariants(group, sorted_map_word(group, word_in, word_out)[0]))
             for b, (word_out, _) in enumerate(self.layout_out.types)
             for a, (word_in, _) in enumerate(self.layout_in.types)
         }
         self.constants = Constants.of(_projection, rep_in, rep_out)
-        self._row_shapes: list[tuple[int, int]] = [(n, m) for n, m in self.constants.exact["shapes"].tolist()]
+        self._shapes: list[list[int]] = self.constants.exact["shapes"].tolist()
 
     @property
     def rank(self) -> int:
@@ -128,8 +86,13 @@ class EquivariantProjector(nn.Module):
 
     def _blocks(self, weight: Tensor) -> Blocks:
         found = self.constants.on(weight)
-        bases = [found.get(f"basis_{index}") for index in range(len(self._row_shapes))]
-        return Blocks(found["places"], self._row_shapes, bases)
+        bases: list[Basis] = []
+        for index, (_, _, rank) in enumerate(self._shapes):
+            basis: Basis = found.get(f"basis_{index}")
+            if f"labels_{index}" in found:
+                basis = OrbitBasis(found[f"labels_{index}"], found[f"weights_{index}"], rank)
+            bases.append(basis)
+        return Blocks(found["places"], [(rows, entries) for rows, entries, _ in self._shapes], bases)
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""
@@ -137,34 +100,33 @@ class EquivariantProjector(nn.Module):
 
 
 def _projection(rep_in: Rep, rep_out: Rep) -> dict[str, Tensor]:
-    """What the projection works with: flat places, per type the rows' shape, and a basis where it is no identity."""
+    """What the projection works with: flat places; per type rows, entries and rank; a basis where it is no identity."""
     group, layout_in, layout_out = rep_in.bound_group, TypeLayout.of(rep_in), TypeLayout.of(rep_out)
     gathered: dict[Word, list[Tensor]] = {}
     for b, (word_out, _) in enumerate(layout_out.types):
         for a, (word_in, _) in enumerate(layout_in.types):
             word, order = sorted_map_word(group, word_in, word_out)
-            if len(cached_invariants(group, word)):
-                gathered.setdefault(word, []).append(_places(layout_out, b, layout_in, a, order))
+            if rank_of(cached_invariants(group, word)):
+                gathered.setdefault(word, []).append(map_places(layout_out, b, layout_in, a, order))
     found: dict[str, Tensor] = {}
     places, shapes = [torch.zeros(0, dtype=torch.int64)], []
     for index, (word, blocks) in enumerate(gathered.items()):
         rows, basis = torch.cat(blocks), cached_invariants(group, word)
         # Products of deltas are mostly zeros, and what no map touches need not be gathered.
-        touched = (basis != 0).any(0)
-        rows, basis = rows[:, touched], basis[:, touched]
+        touched = basis.touched if isinstance(basis, Orbits) else (basis != 0).any(0)
+        if not bool(touched.all()):
+            rows = rows[:, touched]
+            basis = basis.at(touched) if isinstance(basis, Orbits) else basis[:, touched]
         places.append(rows.flatten())
-        shapes.append(rows.shape)
-        if len(basis) < basis.shape[1]:  # elsewhere (scalars to scalars) every map is equivariant
-            found[f"basis_{index}"] = basis.T.contiguous()
-    return {**found, "places": torch.cat(places), "shapes": torch.tensor(shapes, dtype=torch.int64).view(-1, 2)}
-
-
-def _places(layout_out: TypeLayout, b: int, layout_in: TypeLayout, a: int, axis_order: tuple[int, ...]) -> Tensor:
-    """Flat places of all blocks of a pair of types, ``(m_out m_in, d_out d_in)``, tensor axes sorted."""
-    rows, columns = layout_out.places(b), layout_in.places(a)
-    flat = rows[:, None, :, None] * sum(layout_in.sizes) + columns[None, :, None, :]
-    tensors = flat.reshape(-1, *[layout_in.d] * len(axis_order))
-    return tensors.permute(0, *(axis + 1 for axis in axis_order)).reshape(len(tensors), -1)
+        entries, rank = rows.shape[1], rank_of(basis)
+        shapes.append([len(rows), entries, rank])
+        if rank == entries:  # scalars to scalars: every map is equivariant
+            continue
+        if isinstance(basis, Orbits) and rank * entries > _DENSE_ORBITS:
+            found |= {f"labels_{index}": basis.labels, f"weights_{index}": basis.weights}
+        else:
+            found[f"basis_{index}"] = dense(basis).T.contiguous()
+    return {**found, "places": torch.cat(places), "shapes": torch.tensor(shapes, dtype=torch.int64).view(-1, 3)}
 
 
 def equivariant_projector(rep_in: Rep, rep_out: Rep) -> EquivariantProjector:
@@ -182,9 +144,10 @@ def equivariant_basis(rep_in: Rep, rep_out: Rep) -> Tensor:
     """
     projector = EquivariantProjector(rep_in, rep_out)
     out, inn = projector.shape
-    if projector.rank * out * inn > _DENSE_BASIS_LIMIT:
+    if projector.rank * out * inn > MAX_NUMBERS:
         raise SofteqValueError(
-            f"the dense basis would have shape ({projector.rank}, {out}, {inn}), over 2 GiB: use equivariant_projector"
+            f"the dense basis would have shape ({projector.rank}, {out}, {inn}) and need "
+            f"{in_bytes(projector.rank * out * inn)}, over {in_bytes(MAX_NUMBERS)}: use equivariant_projector"
         )
     layout_in, layout_out = projector.layout_in, projector.layout_out
     basis = torch.zeros(projector.rank, out, inn, dtype=torch.float64)

@@ -60,8 +60,8 @@ class Group:
         sampler: Sampler | None = None,
         factors: tuple[Group, ...] = (),
     ) -> None:
-        algebra = _as_generators("lie_algebra", lie_algebra)
-        discrete = _as_generators("discrete_generators", discrete_generators)
+        algebra = as_matrices("lie_algebra", lie_algebra)
+        discrete = as_matrices("discrete_generators", discrete_generators)
         if algebra.is_complex() or discrete.is_complex():
             algebra, discrete = _real_form(algebra), _real_form(discrete)
         self.name = name
@@ -215,7 +215,8 @@ def as_signed_permutations(matrices: Tensor) -> Moves | None:
     return targets, matrices.gather(1, targets[:, None]).squeeze(1)
 
 
-def _as_generators(argument: str, value: Generators) -> Tensor:
+def as_matrices(argument: str, value: Generators) -> Tensor:
+    """Matrices ``(n, d, d)`` in float64 or complex128, copied and checked; the message names the argument."""
     try:
         if isinstance(value, list | tuple):
             parts = [torch.as_tensor(a) for a in value]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from softeq._kernels import Basis, OrbitBasis
 from softeq.errors import SofteqValueError
 from softeq.solve import EquivariantProjector
 from softeq.strength._charges import Charge, merged_precision
@@ -215,11 +216,14 @@ def _solve(
     parameter.copy_(result if mean is None else result + mean)
 
 
-def _block(g: Tensor, z: Tensor, basis: Tensor | None, r: Number, e: Number) -> Tensor:
-    """Blocks of one type ``(rows, entries)``; ``basis`` ``(entries, rank)`` or ``None`` where P is the identity."""
+def _block(g: Tensor, z: Tensor, basis: Basis, r: Number, e: Number) -> Tensor:
+    """Blocks of one type ``(rows, entries)``; ``basis`` as in ``Blocks``, ``None`` where P is the identity."""
     if basis is None:
         return z * (g / (g + e))
     kept = g / (g + r)  # A^-1 G
+    if isinstance(basis, OrbitBasis):  # tensors that share no entry: the system is diagonal
+        system = basis._replace(weights=basis.weights.square()).coefficients((g + e) / (g + r))
+        return kept * z + ((r - e) / (g + r)) * basis.expanded(basis.coefficients(kept * z) / system)
     system = torch.einsum("ni,ip,iq->npq", (g + e) / (g + r), basis, basis)
     a = torch.linalg.solve(system, (kept * z) @ basis)
     return kept * z + ((r - e) / (g + r)) * (a @ basis.T)

@@ -20,6 +20,7 @@ from softeq import (
     groups,
     prior_penalty,
 )
+from softeq.reps import V
 from softeq.testing import equivariance_errors
 
 DOUBLE = {"dtype": torch.float64}
@@ -70,9 +71,9 @@ def read_map(x, start, word_out, word_in, group):
     Stored with vector indices first; the map's own indices are those of the output and then the dual of the input's.
     """
     d = group.d
-    wanted = word_out + tuple(not v for v in word_in)
-    letters = (True,) * len(wanted) if group.is_orthogonal else wanted
-    stored_axes = [a for a, v in enumerate(letters) if v] + [a for a, v in enumerate(letters) if not v]
+    wanted = word_out + tuple(v.dual for v in word_in)
+    letters = (V,) * len(wanted) if group.is_orthogonal else wanted
+    stored_axes = [a for a, v in enumerate(letters) if v == V] + [a for a, v in enumerate(letters) if v != V]
     size = d ** len(wanted)
     tensor = x[start : start + size].view([d] * len(wanted))
     matrix = torch.zeros([d] * len(wanted), dtype=x.dtype)
@@ -84,12 +85,12 @@ def read_map(x, start, word_out, word_in, group):
 def dense_weights(rep_in, rep_out, x):
     """All per-sample weight matrices with one parameter set to 1: ``(parameters, out, in)`` for one sample x."""
     group = rep_in.group
-    canonical = (lambda w: (True,) * len(w)) if group.is_orthogonal else (lambda w: w)
+    canonical = (lambda w: (V,) * len(w)) if group.is_orthogonal else (lambda w: w)
     weights = []
     for word_out, row in copies_of(rep_out):
         for word_in, column in copies_of(rep_in):
-            wanted = canonical(word_out + tuple(not v for v in word_in))
-            stored = tuple(sorted(wanted, reverse=True))
+            wanted = canonical(word_out + tuple(v.dual for v in word_in))
+            stored = tuple(sorted(wanted, key=lambda factor: factor.name))
             sources = [start for word, start in copies_of(rep_in) if canonical(word) == stored and word]
             for start in sources[: group.d ** len(stored)]:
                 W = torch.zeros(rep_out.size, rep_in.size, dtype=x.dtype)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -16,12 +17,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from softeq import SofteqWarning, T, Vector, equivariant_basis, groups
+from softeq import SofteqWarning, T, Vector, _completeness, equivariant_basis, groups
 from softeq import _cache as cache
+from softeq._axes import axes_of
 from softeq._cache import cache_folder, cached_invariants, clear_memory_cache
-from softeq._invariants import invariant_tensors
+from softeq._completeness import is_complete
+from softeq._constraints import Constraints
+from softeq._invariants import numeric_invariants
+from softeq.reps import V
 
-WORD = (True,) * 4
+WORD = (V,) * 4
 
 
 def group():
@@ -30,7 +35,7 @@ def group():
 
 @pytest.fixture
 def expected():
-    return invariant_tensors(group(), WORD)
+    return numeric_invariants(axes_of(group(), WORD))
 
 
 @pytest.fixture
@@ -43,10 +48,10 @@ def one_file(fresh_cache) -> Path:
 
 
 def forbid_solving(monkeypatch):
-    def refuse(group, word):
+    def refuse(axes):
         raise AssertionError("solved although the cache had it")
 
-    monkeypatch.setattr(cache, "invariant_tensors", refuse)
+    monkeypatch.setattr(cache, "numeric_invariants", refuse)
 
 
 def test_a_basis_is_solved_once_per_process(fresh_cache, monkeypatch):
@@ -61,72 +66,93 @@ def test_a_file_is_read_back_exactly(one_file, expected, monkeypatch):
 
 
 def test_an_empty_basis_is_remembered_too(fresh_cache, monkeypatch):
-    cached_invariants(groups.O(3), (True,))
+    cached_invariants(groups.O(3), (V,))
     clear_memory_cache()
     forbid_solving(monkeypatch)
-    assert cached_invariants(groups.O(3), (True,)).shape == (0, 3)
+    assert cached_invariants(groups.O(3), (V,)).shape == (0, 3)
+
+
+def parts(file):
+    """The header and the numbers of a file."""
+    first, _, data = file.read_bytes().partition(b"\n")
+    return json.loads(first), np.frombuffer(data, "<f8")
 
 
 def test_the_file_is_plain_numbers(one_file, expected):
-    with np.load(one_file, allow_pickle=False) as file:
-        assert set(file.files) == {"key", "digest", "basis"}
-        np.testing.assert_array_equal(file["basis"], expected.numpy())
+    header, numbers = parts(one_file)
+    assert set(header) == {"format", "key", "rank", "digest"}
+    np.testing.assert_array_equal(numbers.reshape(header["rank"], -1), expected.numpy())
 
 
 def test_no_temporary_file_is_left(one_file):
-    assert [path.suffix for path in one_file.parent.iterdir()] == [".npz"]
+    assert [path.suffix for path in one_file.parent.iterdir()] == [".basis"]
 
 
-def rewritten(file, **changes):
-    """The file's entries with some of them replaced, and the digest made to fit unless it is given."""
-    with np.load(file) as stored:
-        entries = {name: stored[name] for name in stored.files} | changes
-    if "digest" not in changes and entries["basis"] is not None:
-        array = entries["basis"]
-        entries["digest"] = np.array(hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest())
-    np.savez(file, **{name: value for name, value in entries.items() if value is not None})
-
-
-def pickled(file):
-    file.write_bytes(pickle.dumps({"basis": np.eye(81)[:3]}))
-
-
-def npz_with_objects(file):
-    rewritten(file, basis=np.array([{"a": 1}], dtype=object), digest=np.array("0"))
-
-
-def other_format(file):
-    np.save(file.with_suffix(".npy"), np.eye(81)[:3])
-    os.replace(file.with_suffix(".npy"), file)
+def rewritten(file, basis=None, **changes):
+    """The file with another basis, or other entries in its header; rank and digest fit unless they are given."""
+    header, numbers = parts(file)
+    data = numbers.tobytes() if basis is None else np.asarray(basis).tobytes()
+    if basis is not None:
+        header |= {"rank": len(basis), "digest": hashlib.sha256(data).hexdigest()}
+    header = {name: value for name, value in (header | changes).items() if value is not None}
+    file.write_bytes(json.dumps(header).encode() + b"\n" + data)
 
 
 def one_number_changed(file):
-    with np.load(file) as stored:
-        array, digest = stored["basis"].copy(), stored["digest"]
+    array = BASIS.copy()
     array[0, 0] += 1e-6
-    rewritten(file, basis=array, digest=digest)
+    rewritten(file, array, digest=parts(file)[0]["digest"])
 
 
-BASIS = invariant_tensors(group(), WORD).numpy()
+def npz(file):
+    with file.open("wb") as handle:
+        np.savez(handle, basis=BASIS)
+
+
+def fifo(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def bomb(file):
+    """Far more than memory, without taking room on the disk."""
+    with file.open("wb") as handle:
+        handle.truncate(1 << 40)
+
+
+def device(file):
+    file.unlink()
+    file.symlink_to("/dev/zero")
+
+
+BASIS = numeric_invariants(axes_of(group(), WORD)).numpy()
 DAMAGE = {
     "truncated": lambda f: f.write_bytes(f.read_bytes()[:-100]),
     "cut in the middle": lambda f: f.write_bytes(f.read_bytes()[:400]),
     "empty": lambda f: f.write_bytes(b""),
     "text": lambda f: f.write_text("hello"),
-    "pickle": pickled,
-    "objects inside": npz_with_objects,
-    "a bare array": other_format,
+    "pickle": lambda f: f.write_bytes(pickle.dumps({"basis": np.eye(81)[:3]})),
+    "another format": npz,
+    "a deep header": lambda f: f.write_bytes(b"[" * 1000 + b"\n"),
+    "a long header": lambda f: f.write_bytes(b" " * 5000 + b"{}\n"),
     "an entry missing": lambda f: rewritten(f, digest=None),
-    "no basis": lambda f: rewritten(f, basis=None),
-    "another group's": lambda f: rewritten(f, key=np.array("1:abc:++++")),
+    "no rank": lambda f: rewritten(f, rank=None),
+    "a negative rank": lambda f: rewritten(f, rank=-3),
+    "a rank of words": lambda f: rewritten(f, rank="3"),
+    "another rank": lambda f: rewritten(f, rank=2),
+    "another group's": lambda f: rewritten(f, key="abc"),
     "a number changed": one_number_changed,
-    "float32": lambda f: rewritten(f, basis=BASIS.astype(np.float32)),
-    "flat": lambda f: rewritten(f, basis=BASIS.ravel()),
-    "another width": lambda f: rewritten(f, basis=BASIS[:, :27].copy()),
-    "not orthonormal": lambda f: rewritten(f, basis=2 * BASIS),
-    "not invariant": lambda f: rewritten(f, basis=np.eye(81)[:3]),
-    "NaN": lambda f: rewritten(f, basis=np.full_like(BASIS, np.nan)),
-    "inf": lambda f: rewritten(f, basis=np.full_like(BASIS, np.inf)),
+    "float32": lambda f: rewritten(f, BASIS.astype(np.float32)),
+    "another width": lambda f: rewritten(f, BASIS[:, :27].copy()),
+    "not orthonormal": lambda f: rewritten(f, 2 * BASIS),
+    "not invariant": lambda f: rewritten(f, np.eye(81)[:3]),
+    "NaN": lambda f: rewritten(f, np.full_like(BASIS, np.nan)),
+    "inf": lambda f: rewritten(f, np.full_like(BASIS, np.inf)),
+    "one tensor missing": lambda f: rewritten(f, BASIS[:2].copy()),
+    "all tensors missing": lambda f: rewritten(f, BASIS[:0].copy()),
+    "a pipe": fifo,
+    "a bomb": bomb,
+    "a device": device,
 }
 
 
@@ -154,8 +180,9 @@ def test_a_folder_in_the_place_of_the_file_is_ignored_and_left_alone(one_file, e
 @pytest.mark.filterwarnings("ignore::softeq.errors.SofteqWarning")
 def test_no_damaged_byte_crashes_or_changes_the_basis(data, tmp_path, monkeypatch):
     monkeypatch.setenv("SOFTEQ_CACHE", str(tmp_path))
-    small = groups.SO(2), (True, True)
-    expected = invariant_tensors(*small)
+    monkeypatch.setattr(cache, "_DISK_FROM", 0)
+    small = groups.SO(2), (V, V)
+    expected = numeric_invariants(axes_of(*small))
     clear_memory_cache()
     for file in tmp_path.iterdir():
         file.unlink()
@@ -174,6 +201,7 @@ def test_a_folder_that_cannot_be_written_warns_and_the_work_goes_on(tmp_path, mo
     """Below a file: that holds for root as well, whom permissions do not stop."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SOFTEQ_CACHE", str(tmp_path / "file" / "bases"))
+    monkeypatch.setattr(cache, "_DISK_FROM", 0)
     clear_memory_cache()
     with pytest.warns(SofteqWarning) as caught:
         found = cached_invariants(group(), WORD)
@@ -183,14 +211,42 @@ def test_a_folder_that_cannot_be_written_warns_and_the_work_goes_on(tmp_path, mo
 
 
 def test_a_full_disk_warns_and_leaves_no_half_file(fresh_cache, monkeypatch, expected):
-    def full(file, **entries):
-        file.write(b"PK half of it")
-        raise OSError(28, "No space left on device")
+    def full(handle, mode):
+        os.close(handle)
+        return open("/dev/full", mode)
 
-    monkeypatch.setattr(cache.np, "savez", full)
+    monkeypatch.setattr(cache.os, "fdopen", full)
     with pytest.warns(SofteqWarning, match="No space left"):
         assert torch.equal(cached_invariants(group(), WORD), expected)
     assert list(fresh_cache.iterdir()) == []
+
+
+def test_small_tensors_and_permutations_are_not_written(fresh_cache, monkeypatch):
+    cached_invariants(groups.Permutation(4), WORD)
+    assert not fresh_cache.exists()
+    monkeypatch.setattr(cache, "_DISK_FROM", 1024)
+    cached_invariants(group(), WORD)
+    assert not fresh_cache.exists()
+
+
+COMPLETE = {
+    "a matrix": (groups.SO(3), (V,) * 4),
+    "a finite group": (groups.Dihedral(3), (V,) * 6),
+    "another group": (groups.SL(2), (V, V, V.dual, V.dual)),
+    "no invariants": (groups.O(3), (V,) * 3),
+}
+
+
+@pytest.mark.parametrize("limit", [1024, 1], ids=["a factorisation", "subspace iteration"])
+@pytest.mark.parametrize("case", COMPLETE)
+def test_a_basis_that_lacks_a_tensor_is_told_from_a_whole_one(case, limit, monkeypatch):
+    monkeypatch.setattr(_completeness, "_MATRIX_LIMIT", limit)
+    axes = axes_of(*COMPLETE[case])
+    constraints, basis = Constraints(axes), numeric_invariants(axes)
+    assert is_complete(constraints, basis)
+    if len(basis):
+        assert not is_complete(constraints, basis[1:])
+        assert not is_complete(constraints, basis[:0])
 
 
 def test_the_disk_can_be_turned_off(tmp_path, monkeypatch):
@@ -215,13 +271,13 @@ def test_where_the_folder_is(monkeypatch, tmp_path):
 
 
 def test_words_and_groups_have_files_of_their_own(fresh_cache):
-    for g, letters in ((groups.SL(2), (True, False)), (groups.SL(2), (True, True)), (groups.Cyclic(4), (True, True))):
+    for g, letters in ((groups.SL(2), (V, V.dual)), (groups.SL(2), (V, V)), (groups.Cyclic(3), (V, V))):
         cached_invariants(g, letters)
     assert len(list(fresh_cache.iterdir())) == 3
     clear_memory_cache()
-    assert len(cached_invariants(groups.SL(2), (True, False))) == 1
+    assert len(cached_invariants(groups.SL(2), (V, V.dual))) == 1
     eye = torch.eye(2, dtype=torch.float64).flatten() / 2**0.5
-    assert abs(float(cached_invariants(groups.SL(2), (True, False))[0] @ eye)) == pytest.approx(1)
+    assert abs(float(cached_invariants(groups.SL(2), (V, V.dual))[0] @ eye)) == pytest.approx(1)
 
 
 def test_many_threads_get_one_basis(fresh_cache):
@@ -235,7 +291,8 @@ PROGRAM = """
     import torch
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    from softeq import T, equivariant_basis, groups
+    from softeq import T, _cache, equivariant_basis, groups
+    _cache._DISK_FROM = 0
     print("ready", flush=True)
     sys.stdin.readline()
     for rep in (T(1), T(2), T(1, 1)):
@@ -257,7 +314,7 @@ def test_two_processes_at_once_lose_nothing(fresh_cache):
     results = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     assert results[0][0] == results[1][0]
-    assert {path.suffix for path in fresh_cache.iterdir()} == {".npz"}
+    assert {path.suffix for path in fresh_cache.iterdir()} == {".basis"}
     for rep, g, line in zip(
         [T(1)] * 4,
         (groups.SO(3), groups.SL(2), groups.Lorentz(), groups.Permutation(3)),
@@ -275,9 +332,7 @@ def test_a_process_that_dies_while_writing_leaves_a_folder_that_works(fresh_cach
 
 
 def test_numbers_that_are_another_valid_basis_are_not_believed_under_the_old_digest(one_file, expected):
-    with np.load(one_file) as stored:
-        array, digest = stored["basis"], stored["digest"]
-    rewritten(one_file, basis=np.ascontiguousarray(-array[::-1]), digest=digest)
+    rewritten(one_file, np.ascontiguousarray(-BASIS[::-1]), digest=parts(one_file)[0]["digest"])
     with pytest.warns(SofteqWarning, match="damaged"):
         found = cached_invariants(group(), WORD)
     assert torch.equal(found, expected)

@@ -209,7 +209,7 @@ DEFINING: dict[str, tuple] = {
     "Permutation(1)": (is_identity,),
     "Permutation(2)": (is_permutation,),
     "Permutation(4)": (is_permutation,),
-    "ZksZnxZn(4,2)": (is_permutation, lambda g: is_among(closure(groups.ZksZnxZn(4, 2)), g)),
+    "ZksZnxZn(4,1)": (is_shift,),
     "Cube": (is_permutation, keeps_opposite_faces, lambda g: is_among(closure(groups.Cube()), g)),
     "Embed(SO(2),4,1)": (
         is_orthogonal,

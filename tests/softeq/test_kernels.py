@@ -3,8 +3,20 @@
 import pytest
 import torch
 
-from softeq import Prior, Scalar, SoftLinear, T, Vector, equivariant_basis, equivariant_projector, groups, prior_penalty
-from softeq._kernels import contract
+from softeq import (
+    Prior,
+    Scalar,
+    SoftLinear,
+    T,
+    Vector,
+    equivariant_basis,
+    equivariant_projector,
+    groups,
+    prior_penalty,
+    solve,
+)
+from softeq._kernels import OrbitBasis, contract
+from softeq.strength._prox import _block
 
 DOUBLE = {"dtype": torch.float64}
 TIGHT = {"atol": 1e-9, "rtol": 1e-9}
@@ -13,14 +25,18 @@ REPS = {
     "several types": ((Vector + Scalar)(groups.SO(2)), (T(2) + Scalar + Vector)(groups.SO(2))),
     "everything equivariant": (Vector(groups.Trivial(2)), (Vector + Scalar)(groups.Trivial(2))),
     "nothing equivariant": (Scalar(groups.SO(3)), Vector(groups.SO(3))),
+    "orbits": ((2 * Vector + T(2))(groups.Z(3)), (T(2) + 3 * Scalar)(groups.Z(3))),
+    "orbits with signs": ((Vector + T(3))(groups.Dihedral(4)), (T(2) + Vector)(groups.Dihedral(4))),
     "duals": ((Vector + Scalar + Vector.dual)(groups.SL(2)), (Vector.dual + T(1, 1))(groups.SL(2))),
 }
 
 
 @pytest.fixture(params=REPS)
-def case(request, rng):
+def case(request, rng, monkeypatch):
     """A projector, its dense twin, and two weights."""
     rep_in, rep_out = REPS[request.param]
+    if request.param.startswith("orbits"):
+        monkeypatch.setattr(solve, "_DENSE_ORBITS", 0)
     basis = equivariant_basis(rep_in, rep_out)
 
     def dense(weight):
@@ -196,3 +212,24 @@ class TestContraction:
         a, b = self.arguments(rng)
         assert contract(a, b.float()).dtype == torch.float64
         assert contract(a[..., :0], b[..., :0]).shape == (3, 5, 0)
+
+
+def test_the_proximal_map_of_orbits_is_that_of_their_dense_twin(rng):
+    """Seven entries, three tensors that share none, two entries that no tensor touches."""
+    labels = torch.tensor([0, 1, 0, 2, 1, 0, 0])
+    weights = torch.tensor([0.6, -0.5, 0.0, 1.0, 0.75**0.5, 0.8, 0.0], **DOUBLE)
+    orbits = OrbitBasis(labels, weights, 3)
+    dense = torch.zeros(7, 3, **DOUBLE)
+    dense[torch.arange(7), labels] = weights
+    torch.testing.assert_close(dense.T @ dense, torch.eye(3, **DOUBLE))
+    g, z = torch.rand(2, 4, 7, generator=rng, **DOUBLE) + 0.1
+    torch.testing.assert_close(_block(g, z, orbits, 3.0, 0.2), _block(g, z, dense, 3.0, 0.2))
+    torch.testing.assert_close(orbits.coefficients(z), z @ dense)
+    torch.testing.assert_close(orbits.expanded(z[:, :3]), z[:, :3] @ dense.T)
+
+
+def test_the_orbit_form_is_taken_where_a_matrix_would_be_large():
+    rep = Vector(groups.Z(80))
+    projector = equivariant_projector(rep, rep)
+    assert projector.rank == 80
+    assert sum(t.numel() for t in projector.constants.exact.values()) < 80 * 80 * 4

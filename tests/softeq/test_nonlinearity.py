@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from softeq import Scalar, SofteqValueError, SoftGated, T, Vector, assert_equivariant, gated, groups
+from softeq import Rep, Scalar, SofteqValueError, SoftGated, T, Vector, assert_equivariant, gated, groups
+from softeq.reps import Pseudoscalar
 from softeq.testing import equivariance_errors
 
 DOUBLE = {"dtype": torch.float64}
@@ -14,7 +15,22 @@ REPS = {
     "scalars alone": (3 * Scalar)(groups.SO(3)),
     "SL(3)": (Vector + Vector.dual + T(1, 1) + Scalar)(groups.SL(3)),
     "Lorentz": (Vector + Scalar)(groups.Lorentz()),
+    "Z(4)": (2 * Vector + T(2) + Scalar)(groups.Z(4)),
+    "Permutation(3), signs": (Vector + 2 * Pseudoscalar + Pseudoscalar * Vector + T(2))(groups.Permutation(3)),
+    "Cube": (Scalar + Vector)(groups.Cube()),
+    "particles": (Vector.of(1) * Vector.of(0) + 2 * Vector.of(1) + Scalar)(
+        groups.separate(groups.SO(2), groups.Permutation(3))
+    ),
 }
+
+
+def has_own_gates(rep, word):
+    """Whether the group's generators permute the entries of this type, seen from the matrices."""
+    one = Rep([(word, 1)], rep.group)
+    if len(rep.group.lie_algebra) and float(one.drho(rep.group.lie_algebra).abs().max()) > 0:
+        return False
+    matrices = one.rho(rep.group.discrete_generators)
+    return bool(((matrices == 0) | (matrices == 1)).all())
 
 
 @pytest.fixture(params=REPS)
@@ -27,15 +43,15 @@ def swish(v):
 
 
 def definition(rep, x, w):
-    """One tensor after the other: gate g_k for the k-th tensor that is no scalar; scalars pass through swish."""
+    """One tensor after the other: gate g_k for the k-th tensor that needs one; permuted entries pass through swish."""
     words = [word for word, multiplicity in rep.terms for _ in range(multiplicity)]
-    gates = iter(x[: sum(1 for word in words if word)])
+    gates = iter(x[: sum(1 for word in words if not has_own_gates(rep, word))])
     v = x[len(x) - rep.size :]
     outputs, start = [], 0
     for word in words:
-        stop = start + rep.group.d ** len(word)
+        stop = start + Rep([(word, 1)], rep.group).size
         tensor = v[start:stop]
-        outputs.append(tensor / (1 + torch.exp(-next(gates))) if word else swish(tensor))
+        outputs.append(swish(tensor) if has_own_gates(rep, word) else tensor / (1 + torch.exp(-next(gates))))
         start = stop
     return torch.cat(outputs) + w * swish(v)
 
@@ -77,8 +93,8 @@ def test_the_starts(rep):
     assert soft.pathways["residual"].weight.shape == (rep.size,)
 
 
-def test_gated_adds_a_gate_per_tensor_that_is_no_scalar(rep):
-    tensors = sum(m for word, m in rep.terms if word)
+def test_gated_adds_a_gate_per_tensor_that_needs_one(rep):
+    tensors = sum(m for word, m in rep.terms if not has_own_gates(rep, word))
     assert gated(rep).size == rep.size + tensors
     assert gated(rep).group == rep.group
     assert (

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softeq import Rep, Scalar, SofteqTypeError, SofteqValueError, T, Vector, groups
-from softeq.reps import check_same_group
+from softeq.reps import V, check_same_group
 
 TIGHT = {"atol": 1e-9, "rtol": 1e-9}
-WORDS = st.lists(st.booleans(), max_size=3).map(tuple)
+WORDS = st.lists(st.sampled_from([V, V.dual]), max_size=3).map(tuple)
 
 
 def everything(group):
@@ -195,6 +195,8 @@ def test_wrong_types_are_refused_by_name():
     with pytest.raises(SofteqTypeError, match="rep_out: expected a Rep"):
         check_same_group(Vector(groups.SO(3)), 3)
     with pytest.raises(TypeError):
-        Vector + 1
+        Vector + 1.5
+    with pytest.raises(TypeError):
+        Vector + True
     with pytest.raises(TypeError):
         Vector * 1.5

@@ -16,6 +16,7 @@ from softeq import (
     equivariant_projector,
     groups,
 )
+from softeq.reps import V
 
 DOUBLE = {"dtype": torch.float64}
 TIGHT = {"atol": 1e-9, "rtol": 0}
@@ -104,7 +105,9 @@ MAKE = {
     "O2eR3": groups.O2eR3(),
     "Z(2) x SO(2)": groups.Z(2) * groups.SO(2),
 }
-TERMS = st.lists(st.tuples(st.lists(st.booleans(), max_size=2).map(tuple), st.integers(1, 3)), min_size=1, max_size=4)
+TERMS = st.lists(
+    st.tuples(st.lists(st.sampled_from([V, V.dual]), max_size=2).map(tuple), st.integers(1, 3)), min_size=1, max_size=4
+)
 
 
 @settings(max_examples=60, deadline=None)
