@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from softeq import SofteqWarning, T, Vector, _completeness, equivariant_basis, groups
 from softeq import _cache as cache
 from softeq._axes import axes_of
-from softeq._cache import cache_folder, cached_invariants, clear_memory_cache
+from softeq._cache import cached_invariants, clear_memory_cache
 from softeq._completeness import is_complete
 from softeq._constraints import Constraints
 from softeq._invariants import numeric_invariants
