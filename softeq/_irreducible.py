@@ -17,6 +17,7 @@ from softeq.groups import Group
 from softeq.groups._group import as_matrices
 
 _MAX_DEGREE = 8
+_NEAR = 1e-3  # elements of groups of at most 512 elements lie further apart
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,8 @@ class Quotient(Factor):
         count = int(coset_of.max()) + 1
         first = torch.stack([torch.nonzero(coset_of == k)[0, 0] for k in range(count)])
         products = g.double().cpu()[..., None, :, :] @ elements[first]
-        # Near elements only: derivatives ask for rho off the group, where it is constant.
         distance = torch.cdist(products.flatten(-2).reshape(-1, group.d**2).detach(), elements.flatten(1))
-        if float(distance.amin(1).max()) > 0.1:
+        if float(distance.amin(1).max()) > _NEAR:
             raise SofteqValueError(f"g: expected elements of {group}, got a matrix that is none")
         targets = coset_of[distance.argmin(1)].view(*products.shape[:-2])
         return torch.nn.functional.one_hot(targets, count).mT.to(g)
@@ -184,8 +184,8 @@ def _cosets(factor: Quotient, group: Group) -> tuple[Tensor, Tensor]:
     elements = closure(group.discrete_generators)
     if elements is None:
         raise SofteqValueError(f"{factor.name}: expected a group of at most {MAX_ORDER} elements, {group} has more")
-    own = torch.tensor(factor.subgroup, dtype=torch.float64).view(len(factor.subgroup), -1, group.d)
-    if len(own) and own.shape[1] != group.d:
+    own = torch.tensor(factor.subgroup, dtype=torch.float64)
+    if len(own) and own.shape[1:] != (group.d, group.d):
         raise SofteqValueError(f"{factor.name}: expected subgroup generators of shape ({group.d}, {group.d})")
     subgroup = closure(own) if len(own) else elements[:1]
     flat = elements.flatten(1)

@@ -21,6 +21,7 @@ from softeq import SofteqWarning, T, Vector, _completeness, equivariant_basis, g
 from softeq import _cache as cache
 from softeq._axes import axes_of
 from softeq._cache import cached_invariants, clear_memory_cache
+from softeq._cache_folder import cache_folder
 from softeq._completeness import is_complete
 from softeq._constraints import Constraints
 from softeq._invariants import numeric_invariants
