@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,25 +111,33 @@ def _evenly(count: int, limit: int | None) -> Sequence[int]:
 
 
 def _from_tables(paths: Sequence[Path], limit: int | None, target: str) -> list[Row]:
-    lines: list[tuple[Path, str]] = []
-    heads: dict[Path, list[str]] = {}
-    for path in paths:
-        try:
-            head, *body = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            raise SofteqError(f"{path}: expected a table of QM9, cannot read it: {error}") from error
-        heads[path] = next(csv.reader([head]))
-        lines += [(path, line) for line in body]
-    if not lines:
+    counts = [sum(1 for _ in _body(path)) for path in paths]
+    if not sum(counts):
         raise SofteqError(f"{paths[0]}: expected a table of QM9, it has no molecule")
-    return [_table_row(lines[k], heads, target) for k in _evenly(len(lines), limit)]
+    wanted, first, rows = set(_evenly(sum(counts), limit)), 0, []
+    for path, count in zip(paths, counts, strict=True):
+        with path.open(encoding="utf-8") as file:
+            columns = next(csv.reader(file))
+        rows += [_table_row(path, columns, line, target) for k, line in enumerate(_body(path), first) if k in wanted]
+        first += count
+    return rows
 
 
-def _table_row(line: tuple[Path, str], heads: dict[Path, list[str]], target: str) -> Row:
+def _body(path: Path) -> Iterator[str]:
+    """The lines of a table below its head, one at a time: together they are 230 MB."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            next(file, None)
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise SofteqError(f"{path}: expected a table of QM9, cannot read it: {error}") from error
+
+
+def _table_row(path: Path, columns: Sequence[str], line: str, target: str) -> Row:
     """One line of the package's tables, whose lists of atoms and positions are Python's, not JSON's."""
 
     def read() -> Row:
-        cells = dict(zip(heads[line[0]], next(csv.reader([line[1]])), strict=True))
+        cells = dict(zip(columns, next(csv.reader([line])), strict=True))
         numbers = _elements(cells["Elements"].translate(_PLAIN).split(","))
         positions = np.array(cells["XYZ_Ang"].translate(_PLAIN).split(","), dtype=np.float64).reshape(-1, 3)
         if not len(numbers) == len(positions) == int(cells["N_atoms"]):
@@ -137,7 +145,7 @@ def _table_row(line: tuple[Path, str], heads: dict[Path, list[str]], target: str
         energy, size = float(cells[TARGETS[target][0]]), float(cells[_DIPOLE[0]])
         return Row(numbers, positions, energy * HARTREE, size * DEBYE, cells["SMILES"])
 
-    return _read(line[0], f"a line of QM9's tables, in {line[1][:40]!r}", read)
+    return _read(path, f"a line of QM9's tables, in {line[:40]!r}", read)
 
 
 def read_xyz(path: str | Path, target: str = "U0") -> Row:

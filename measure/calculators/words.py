@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SYMMETRIES = {
@@ -59,14 +59,21 @@ def _overall(found: Mapping[str, Any]) -> str:
         return f"{what}: no symmetry could be measured."
     if not broken:
         return f"{what}: it follows every symmetry that was measured, within rounding."
-    worst = max(broken, key=lambda name: ratio_to_level(found, name))
-    ratio, about = ratio_to_level(found, worst), found["levels"]["about"]
-    names = f"{what}: {SYMMETRIES[worst]} change its answers"
+    ratio, about = max(ratio_to_level(found, name) for name in broken), found["levels"]["about"]
+    change = "change" if len(broken) > 1 or broken[0] in ("rotation", "translation") else "changes"
+    names = f"{what}: {_listed(broken)} {change} its answers"
     if ratio < 0.1:
         return f"{names} by less than a tenth of what they are held against ({about}): it hardly matters."
     if ratio < 1:
-        return f"{names} by {ratio:.2g} of what they are held against ({about}): below it, but it can be seen."
-    return f"{names} by {ratio:.3g} times what they are held against ({about}): it matters."
+        return (
+            f"{names} by up to {amount(ratio)} of what they are held against ({about}): below it, but it can be seen."
+        )
+    return f"{names} by up to {amount(ratio)} times what they are held against ({about}): it matters."
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = (SYMMETRIES[name] for name in names)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _broken(found: Mapping[str, Any]) -> list[str]:
@@ -96,9 +103,7 @@ def _kept(found: Mapping[str, Any]) -> list[str]:
         return []
     energy = max(found["checks"][name]["energy_max_ev"] for name in kept)
     forces = max(found["checks"][name].get("force_max_ev_per_a", 0.0) for name in kept)
-    *most, last = (SYMMETRIES[name] for name in kept)
-    names = f"{', '.join(most)} and {last}" if most else last
-    return [f"Nothing changes under {names} (at most {amount(energy)} eV, {amount(forces)} eV/Å)."]
+    return [f"Nothing changes under {_listed(kept)} (at most {amount(energy)} eV, {amount(forces)} eV/Å)."]
 
 
 def _mechanics(found: Mapping[str, Any]) -> list[str]:

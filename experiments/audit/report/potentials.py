@@ -27,7 +27,11 @@ def potentials(records: Sequence[Mapping[str, Any]]) -> str:
             warnings.warn(f"{variant}: its record cannot be shown: {error!r}", SofteqWarning, stacklevel=2)
     if not parts:
         return ""
-    return f"<h2>Interatomic potentials</h2>{''.join(parts)}"
+    return (
+        "<h2>Interatomic potentials</h2><p>Does a potential give the same energy, and forces that move along, when"
+        " atoms are rotated, mirrored, shifted or exchanged? Each deviation stands beside a level that it is held"
+        " against.</p>" + "".join(parts)
+    )
 
 
 def _section(variant: str, record: Mapping[str, Any]) -> str:

@@ -179,4 +179,4 @@ def water_line():
     path = module._package() / "qm9_part1.csv"
     with path.open() as file:
         head, *lines = (next(file) for _ in range(4))
-    return (path, lines[2]), {path: head.strip().split(",")}
+    return path, head.strip().split(","), lines[2]

@@ -26,7 +26,7 @@ def test_a_right_calculator():
 
 def test_one_that_matters_and_one_that_hardly_does():
     first, cause, broken, *_, missing = said(toys.Field(), toys.cluster())
-    assert first.startswith("C2H5O (8 atoms): rotations change its answers by ")
+    assert first.startswith("C2H5O (8 atoms): rotations and the inversion change its answers by up to ")
     assert first.endswith("(kT at 300 K for energies and kT at 300 K per Å for forces): it matters.")
     assert cause.startswith("Cause: field. The energy depends on the direction")
     assert broken.startswith("Rotations: the energy changes by 1 eV at most and")
