@@ -71,6 +71,10 @@ def audit(
     ] = None,
     flows: Annotated[str | None, _option(MEASURE, "Some flows, as a,b; all nine if absent.")] = None,
     norm: Annotated[str, _option(MEASURE, "Of the headline numbers; all norms are recorded.")] = "mean_square",
+    control: Annotated[
+        str,
+        _option(MEASURE, "What the error is held against: samples (motions of other images), phase, noise, or auto."),
+    ] = "auto",
     layerwise: Annotated[
         bool, typer.Option("--layerwise", help="Also split the error over the modules.", rich_help_panel=MEASURE)
     ] = False,
@@ -127,6 +131,7 @@ def audit(
         pick=pick,
         flows=tuple(FLOWS) if flows is None else tuple(n for part in flows.split(",") if (n := part.strip())),
         norm=norm,
+        control=control,
         layerwise=layerwise,
         stencil=stencil,
         boundary=boundary,

@@ -23,8 +23,8 @@ THUMBNAIL = 96
 """The longer side of the recorded image, pixels."""
 
 
-def numbers(result: LeeResult, k: int) -> dict[str, Any]:
-    """What is recorded of one flow; see measure.report_groups."""
+def numbers(result: LeeResult, k: int, *, classes: bool) -> dict[str, Any]:
+    """What is recorded of one flow, see `report.groups`; of class probabilities only where there are ``classes``."""
     flow, norm = result.flows[k], result.norm
     whole, ratios = result.summary()[flow], result.ratio_to_control()[:, k]
     controls = {name: result.control[name][:, k] for name in NORMS} if result.control else {}
@@ -34,6 +34,8 @@ def numbers(result: LeeResult, k: int) -> dict[str, Any]:
         for name, column in controls.items()
         if name != norm
     }
+    changes = result.classes if classes else None
+    slopes = [] if changes is None else [finite_number(v) for v in changes.top[:, k].abs().tolist()]
     interval = bootstrap_interval(ratios, result.level, seed=result.seed, statistic="median")
     return {
         "unit": result.units[k],
@@ -45,6 +47,7 @@ def numbers(result: LeeResult, k: int) -> dict[str, Any]:
         "ratio_to_control": finite_number(quantile(ratios, 0.5)),
         "ratio_interval": [finite_number(end) for end in interval],
         "other_norms": others,
+        "top_slope_per_sample": slopes,
         "relative_per_sample": [finite_number(v) for v in result.values["relative"][:, k].tolist()],
         "missing": whole.missing,
         "per_sample": [finite_number(v) for v in result.per_sample()[:, k].tolist()],

@@ -25,9 +25,8 @@ from softeq.measure.motion.flows import FLOWS, AffineFlow
 from softeq.measure.motion.stencils import STENCILS
 from softeq.measure.output import output_space
 from softeq.measure.results.result import LeeResult
-from softeq.measure.results.statistics import finite_number
 
-_LEE, _MAP, _LAYERS = 8.0, 3.0, 15.0  # forward passes' worth of time per image, for the estimate of what is left
+_LEE, _MAP, _LAYERS = 11.0, 3.0, 15.0  # forward passes' worth of time per image, for the estimate of what is left
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Audit:
         """The local equivariance error of some images."""
 
         def measure(size: int, chunk: int | None) -> LeeResult:
-            passes = 1 if chunk is None else -(-(6 + control) // chunk)
+            passes = 1 if chunk is None else -(-10 // chunk)
             with self.meter.watching(self.model.module, _LEE / passes):
                 return local_equivariance_error(
                     self.model.module,
@@ -56,7 +55,8 @@ class Audit:
                     stencil=stencil,
                     boundary=self.settings.boundary,
                     margin=self.settings.margin,
-                    control=control,
+                    control=self.settings.control_of(len(self.images.x)) if control else False,
+                    labels=self.images.labels if control else None,
                     seed=self.settings.seed,
                     batch_size=size,
                     chunk=chunk,
@@ -129,7 +129,7 @@ class Audit:
         def measure(size: int, chunk: int | None) -> tuple[Tensor, Tensor]:
             firsts, sums = [], []
             for part in self.images.x.split(size):
-                gradient = self._gradient(part, self.output)
+                gradient = self._gradient(part)
                 fields = torch.stack([(flow.tangent(part) * gradient).sum(1).abs() for flow in chosen])
                 firsts.append(fields[:, 0].double().cpu())
                 sums.append(fields.sum(1, dtype=torch.float64).cpu())
@@ -141,9 +141,9 @@ class Audit:
             return {f: {"not_measurable": f"no gradient by the backward pass: {error}"} for f in flows}
         return {f: tile(mean[k], first[k]) for k, f in enumerate(flows)}
 
-    def _gradient(self, x: Tensor, output: str | Action) -> Tensor:
+    def _gradient(self, x: Tensor) -> Tensor:
         """Of the largest output, shaped like x."""
-        module = output_space(output).on(self.model.module)
+        module = output_space(self.output).on(self.model.module)
         with measurable(module), self.meter.watching(self.model.module, _MAP), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             return torch.autograd.grad(module(leaf).amax(1).sum(), leaf)[0]
@@ -152,26 +152,6 @@ class Audit:
     def classes(self) -> bool:
         """Whether the output is of classes, so that there are decisions."""
         return self.model.classes is not None and self.settings.output in ("probabilities", "logits")
-
-    def top_slopes(self, flows: Sequence[str]) -> dict[str, list[float]]:
-        """Flow -> per image |d/dt| of the most probable class's probability; nothing where there are no classes."""
-        own = self.settings
-        chosen = [FLOWS[f].with_(stencil=own.stencil, boundary=own.boundary, margin=own.margin) for f in flows]
-
-        def measure(size: int, chunk: int | None) -> Tensor:
-            parts = []
-            for part in self.images.x.split(size):
-                gradient = self._gradient(part, "probabilities")
-                parts.append(torch.stack([(flow.tangent(part) * gradient).flatten(1).sum(1) for flow in chosen]))
-            return torch.cat(parts, 1).abs().double().cpu()
-
-        if not self.classes:
-            return {}
-        try:
-            found = self.batches.run(measure)
-        except (NotMeasurable, RuntimeError):  # told with the maps, which need the same pass
-            return {}
-        return dict(zip(flows, found.tolist(), strict=True))
 
     def curves(self, flows: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Flow -> what whole displacements do, or why that is not known; see `curve`."""
@@ -232,18 +212,16 @@ def measure_model(
     extra = (len(STENCILS) - 1) * min(settings.stencil_images, len(x)) * _LEE
     layers = len(flows) * min(settings.layerwise_images, len(x)) * _LAYERS if settings.layerwise else 0.0
     passes = sum(1 + len(displacements(flow, model.image_size)[0]) for flow in flows if flow in CURVES)
-    slopes_cost = _MAP if model.classes is not None else 0.0
     audit = Audit(
         model,
         images,
         settings,
         output,
         Batches(settings.batch_size, min(len(x), 64 if x.device.type == "cuda" else 4)),
-        Meter(len(x) * (_LEE + _MAP + slopes_cost + passes) + extra + layers, tell),
+        Meter(len(x) * (_LEE + _MAP + passes) + extra + layers, tell),
     )
     result = audit.lee(flows, settings.stencil, x, control=True)
     maps = audit.maps(flows)
-    slopes = audit.top_slopes(flows)
     curves = audit.curves([flow for flow in flows if flow in CURVES])
     stencils = audit.stencils(flows, result)
     shared = {
@@ -260,8 +238,7 @@ def measure_model(
         yield (
             flow,
             {
-                **numbers(result, k),
-                "top_slope_per_sample": [finite_number(v) for v in slopes.get(flow, [])],
+                **numbers(result, k, classes=audit.classes),
                 "curve": curves.get(flow),
                 "stencils": stencils[flow],
                 **shared,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from softeq.measure.controls import CONTROLS
 
 from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.engine import registry
@@ -48,6 +49,7 @@ class Settings:
         dtype: of the model and the images.
         batch_size: images at once; None starts large and halves when the memory does not suffice.
         limit: images at most.
+        control: one of `measure.controls.CONTROLS`, or "auto": "samples", and of a single image "phase".
         stencil, boundary, margin: see measure.flows.AffineFlow.
         layerwise: also split the error over the modules.
         seed: of random weights, noise images, the choice of images, the control and the bootstrap.
@@ -71,6 +73,7 @@ class Settings:
     dtype: str = "float32"
     batch_size: int | None = None
     limit: int = 100
+    control: str = "auto"
     stencil: str = "bspline"
     boundary: str = "mirror"
     margin: int = 0
@@ -91,6 +94,7 @@ class Settings:
             ("output", OUTPUTS),
             ("device", DEVICES),
             ("dtype", tuple(DTYPES)),
+            ("control", ("auto", *CONTROLS)),
             ("stencil", STENCILS),
             ("boundary", BOUNDARIES),
         )
@@ -140,6 +144,12 @@ class Settings:
         declared: dict[str, str | Action | None] = {"map": ImageMap(), "vector": Invariant(), "tokens": None}
         return declared.get(self.output, self.output)
 
+    def control_of(self, count: int) -> str:
+        """The control of so many images."""
+        if self.control != "auto":
+            return self.control
+        return "samples" if count > 1 else "phase"
+
     def shared_config(self, count: int, source_hash: str) -> dict[str, Any]:
         """The part of a record's configuration that does not depend on the model; ``count`` images were read."""
         return {
@@ -150,6 +160,7 @@ class Settings:
             "stencil": self.stencil,
             "boundary": self.boundary,
             "margin": self.margin,
+            "control": self.control_of(count),
             "norm": self.norm,
             "output": self.output,
             "pick": self.pick,

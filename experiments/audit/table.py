@@ -7,6 +7,7 @@ from typing import Any
 
 from softeq.errors import SofteqError
 from softeq.experiments.audit.report.groups import Group, group_records
+from softeq.experiments.audit.report.verdict import control_words
 
 FLOWS = ("translation_x", "translation_y", "rotation", "scale")
 """The flows that get a column."""
@@ -35,17 +36,16 @@ def _table(group: Group, source: str) -> str:
         f"**audit; {s['norm']} LEE of {s['output']}; stencil {s['stencil']}, boundary {s['boundary']},"
         f" margin {s['margin']} px; {s['images']}, n = {s['count']} images; records from {source}**"
     )
-    head = ["model", "accuracy (n)", "parameters", *flows, *(f"{flow}, over noise" for flow in flows)]
+    head = ["model", "accuracy (n)", "parameters", *flows, *(f"{flow}, over control" for flow in flows)]
     rule = [":---", *["---:"] * (len(head) - 1)]
     rows = [_row(name, records, flows) for name, records in group.models.items()]
     lines = "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
-    return f"{title}\n\n{lines}\n\n{_NOTE}"
+    return f"{title}\n\n{lines}\n\n{_NOTE}{control_words(s)}."
 
 
 _NOTE = (
     "Cells: mean over images [95% bootstrap interval]; translations per squared pixel, rotation per squared radian,"
-    " scale dimensionless.  \nOver noise: the median over images of LEE over that of a random tangent of the same"
-    " size."
+    " scale dimensionless.  \nOver control: the median over images of LEE over that of tangents of the same size: "
 )
 
 

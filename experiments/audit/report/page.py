@@ -21,7 +21,7 @@ from softeq.experiments.audit.report.sections import (
     stencils,
     top_slope,
 )
-from softeq.experiments.audit.report.verdict import verdicts
+from softeq.experiments.audit.report.verdict import control_words, verdicts
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -60,8 +60,15 @@ _NORMS = {
     "mean_square": "the mean of (Lf)² over the output's entries (Eq. 4 of Gruver et al., 2023)",
     "mean_abs": "the mean of |Lf| over the output's entries (what the code of Gruver et al. computes)",
     "relative": "‖Lf‖² / ‖f‖²",
+    "centred": "‖Lf‖² over the variance of f over the images, so that an offset common to all makes nothing look small",
 }
-_OUTPUTS = {"probabilities": "softmax probabilities, taken as invariant", "logits": "raw outputs, taken as invariant"}
+_OUTPUTS = {
+    "map": "a map, which should move with the image",
+    "tokens": "tokens, which should move with the image",
+    "vector": "a vector, taken as invariant",
+    "probabilities": "softmax probabilities, taken as invariant",
+    "logits": "raw outputs, taken as invariant",
+}
 
 
 _INTRODUCTION = (
@@ -155,6 +162,7 @@ def _settings(group: Group) -> str:
     stencil, boundary, margin = s.pop("stencil", None), s.pop("boundary", None), s.pop("margin", 0)
     rows = [
         ("norm", f"{norm}: {_NORMS.get(str(norm), '')}"),
+        ("control", control_words({"control": s.pop("control", None)})),
         ("output space", f"{output}: {_OUTPUTS.get(str(output), '')}"),
         ("stencil", f"{stencil}, boundary {boundary}, margin {margin} pixels"),
         ("images", f"{images}, n = {count}, hash {s.pop('source_hash', '?')}"),

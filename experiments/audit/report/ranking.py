@@ -12,7 +12,7 @@ import numpy
 
 from softeq.experiments.audit.report.drawing import number
 from softeq.experiments.audit.report.groups import AuditRecord
-from softeq.experiments.audit.report.verdict import untrained
+from softeq.experiments.audit.report.verdict import control_words, untrained
 
 MOTIONS: Mapping[str, tuple[str, ...]] = {
     "shifts": ("translation_x", "translation_y"),
@@ -96,12 +96,11 @@ def ranking(settings: Mapping[str, Any], measured: Mapping[str, Mapping[str, Aud
         return ""
     left = [label for label, held in measured.items() if _random(held)]
     note = f" Left out, as their weights are random: {escape(', '.join(left))}." if left else ""
-    control = escape(str(settings.get("control") or "noise"))
     return (
-        "<h3>Ranking</h3><p>By the error over its control"
-        f" ({control}), the geometric mean over the images: 0 for an equivariant network, about 1 for one that has"
-        " learned nothing of the symmetry. The factor over the first is paired, image by image; an interval that"
-        f' holds 1 says that the order is not settled.{note}</p><div class="cards">{shown}</div>'
+        f"<h3>Ranking</h3><p>By the error over its control ({escape(control_words(settings))}), the geometric mean over"
+        " the images: 0 for an equivariant network, about 1 for one that has learned nothing of the symmetry. The factor"
+        " over the first is paired, image by image; an interval that holds 1 says that the order is not settled."
+        f'{note}</p><div class="cards">{shown}</div>'
     )
 
 

@@ -12,6 +12,11 @@ from softeq.experiments.audit.report.groups import AuditRecord
 
 FEW = 50
 """Images below which the intervals are wide."""
+_CONTROLS = {
+    "samples": "the motions of other images",
+    "phase": "changes with the image's own spectrum",
+    "noise": "white noise of the same size",
+}
 _SHIFTS = ("translation_x", "translation_y")
 _OVERSTATED = 2.0
 
@@ -37,10 +42,16 @@ def sentences(flows: Mapping[str, AuditRecord], settings: Mapping[str, Any]) -> 
         _moved("Turned by 10 degrees", metrics, [("rotation", -10.0), ("rotation", 10.0)]),
         _moved("A tenth smaller or larger", metrics, [("scale", 0.9), ("scale", 1.11)]),
         _arises(metrics),
-        _against_control(metrics, str(settings.get("control") or "noise of the same size")),
+        _against_control(metrics, control_words(settings)),
         _slope(metrics),
     ]
     return [text for text in found if text]
+
+
+def control_words(settings: Mapping[str, Any]) -> str:
+    """What the control of a chapter is."""
+    kind = str(settings.get("control") or "noise")
+    return _CONTROLS.get(kind, kind)
 
 
 def _rows(metrics: Mapping[str, Mapping[str, Any]], wanted: Sequence[tuple[str, float]]) -> list[Mapping[str, Any]]:
