@@ -53,10 +53,11 @@ def test_an_audit_leaves_records_a_table_and_a_page(call, tmp_path):
 def test_every_option_reaches_the_configuration(call, tmp_path):
     given = ["--norm", "relative", "--output", "logits", "--device", "cpu", "--dtype", "float64", "--seed", "3"]
     given += ["--stencil", "central", "--boundary", "periodic", "--margin", "1", "--layerwise", "--batch-size", "1"]
+    given += ["--control", "phase"]
     assert call(MODEL, *given, "--out", "a folder").exit_code == 0
     config = record.read(tmp_path / "a folder" / "audit.jsonl")[0]["config"]
     expected = {"norm": "relative", "output": "logits", "dtype": "float64", "seed": 3, "stencil": "central"}
-    expected |= {"boundary": "periodic", "margin": 1, "layerwise": 2, "limit": 2, "images": "noise"}
+    expected |= {"boundary": "periodic", "margin": 1, "layerwise": 2, "limit": 2, "images": "noise", "control": "phase"}
     assert {key: config[key] for key in expected} == expected
 
 
@@ -84,6 +85,7 @@ def test_one_model_fails_and_the_others_go_on(call, tmp_path):
         ([MODEL, "--norm", "l2"], "unknown norm 'l2': expected one of mean_square, mean_abs, relative"),
         ([MODEL, "--output", "softmax"], "unknown output 'softmax': expected one of probabilities, logits"),
         ([MODEL, "--stencil", "sobel"], "unknown stencil 'sobel'"),
+        ([MODEL, "--control", "white"], "unknown control 'white': expected one of auto, samples, phase, noise"),
         ([MODEL, "--boundary", "zero"], "unknown boundary 'zero'"),
         ([MODEL, "--dtype", "float16"], "unknown dtype 'float16'.*bfloat16"),
         ([MODEL, "--device", "tpu"], "unknown device 'tpu': expected one of auto, cpu, cuda"),

@@ -97,9 +97,9 @@ def ranking(settings: Mapping[str, Any], measured: Mapping[str, Mapping[str, Aud
     left = [label for label, held in measured.items() if _random(held)]
     note = f" Left out, as their weights are random: {escape(', '.join(left))}." if left else ""
     return (
-        f"<h3>Ranking</h3><p>By the error over its control ({escape(control_words(settings))}), the geometric mean over"
-        " the images: 0 for an equivariant network, about 1 for one that has learned nothing of the symmetry. The factor"
-        " over the first is paired, image by image; an interval that holds 1 says that the order is not settled."
+        f"<h3>Ranking</h3><p>By the error over its control ({escape(control_words(settings))}), a geometric mean over"
+        " the images: 0 for an equivariant network, about 1 for one that has learned nothing of the symmetry. Factors"
+        " over the first are paired, image by image; an interval that holds 1 says that the order is not settled."
         f'{note}</p><div class="cards">{shown}</div>'
     )
 

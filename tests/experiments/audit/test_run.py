@@ -123,6 +123,32 @@ def test_the_configuration_is_complete_and_follows_what_it_depends_on(run):
     assert first["provenance"]["dtype"] == "float64"
 
 
+def test_the_control_is_the_one_that_was_asked_for(run):
+    _, (first, *_), _ = run("toy_models:cnn", flows=("rotation",), control="noise")
+    assert first["config"]["control"] == "noise"
+    model = load_model("toy_models:cnn", dtype=torch.float64)
+    x = load_images("noise", model=model, limit=3).x.double()
+    expected = local_equivariance_error(model.module, x, ["rotation"], control="noise").ratio_to_control().median()
+    assert first["metrics"]["ratio_to_control"] == pytest.approx(expected.item())
+    _, records, _ = run("toy_models:cnn", flows=("rotation",))
+    assert records[-1]["config"]["control"] == "samples"
+    assert records[-1]["metrics"]["other_norms"]["centred"]["lee_mean"] > 0
+    _, records, _ = run("toy_models:cnn", flows=("rotation",), limit=1)
+    assert records[-1]["config"]["control"] == "phase"
+
+
+def test_the_slope_of_the_class_is_the_derivative(run):
+    _, (first, *_), _ = run("toy_models:cnn", flows=("translation_x",))
+    model = load_model("toy_models:cnn", dtype=torch.float64)
+    x = load_images("noise", model=model, limit=3).x.double()
+    step = 1e-5
+    moved = [model.module(FLOWS["translation_x"](x, t)).softmax(1) for t in (step, -step)]
+    top = model.module(x).argmax(1, keepdim=True)
+    slope = ((moved[0] - moved[1]) / (2 * step)).gather(1, top).abs()[:, 0]
+    assert first["metrics"]["top_slope_per_sample"] == pytest.approx(slope.tolist(), rel=1e-4)
+    assert first["metrics"]["curve"]["rows"][0]["kept"] == 3
+
+
 def test_the_hash_follows_names_shapes_types_and_values():
     base = hash_tensors({"a": torch.zeros(2, 3)})
     others = [{"b": torch.zeros(2, 3)}, {"a": torch.zeros(3, 2)}, {"a": torch.zeros(2, 3).long()}, {"a": 0}]
