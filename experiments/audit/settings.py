@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from softeq.measure.controls import CONTROLS
 
 from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.engine import registry
+from softeq.measure.controls import CONTROLS
 from softeq.measure.loading.model import Preparation
 from softeq.measure.motion.actions import Action, ImageMap, Invariant
 from softeq.measure.motion.flows import FLOWS
