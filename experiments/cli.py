@@ -126,7 +126,12 @@ def run(
     seeds: Annotated[int | None, typer.Option(help="Run the seeds 0 .. N - 1; the preset's number if absent.")] = None,
     variants: Annotated[str | None, typer.Option(help="Some variants, as a,b; all if absent.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of the records.")] = Path(DEFAULT_OUT),
-    jobs: Annotated[int, typer.Option(help="Worker processes, which share torch's threads.")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--workers", "--jobs", help="Worker processes, which share torch's threads.")
+    ] = 1,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: Ray's workers, here or where RAY_ADDRESS says.")
+    ] = "local",
 ) -> None:
     """Train the variants that --out does not hold yet and record each; the same command resumes."""
     from softeq.experiments.engine import runner
@@ -139,9 +144,12 @@ def run(
     path = record.record_path(out, chosen.name)
     try:
         with display(tally) as on_event:
-            runner.run_experiment(chosen, preset, out=out, seeds=seeds, variants=names, jobs=jobs, on_event=on_event)
+            how: Any = {"seeds": seeds, "variants": names, "jobs": jobs, "engine": engine}
+            runner.run_experiment(chosen, preset, out=out, on_event=on_event, **how)
     except KeyboardInterrupt:
-        again = shlex.join(_command("run", chosen.name, preset, out, seeds=seeds, variants=variants, jobs=jobs))
+        again = shlex.join(
+            _command("run", chosen.name, preset, out, seeds=seeds, variants=variants, jobs=jobs, engine=engine)
+        )
         # The file knows better than the tally: a run may have been recorded and not yet been told of.
         held = work.recorded(chosen, preset, out, warn=False)
         done = sum(job.key in held for job in plan)
@@ -153,7 +161,7 @@ def run(
 
 def _command(verb: str, name: str, preset: str, out: Path, **options: Any) -> list[str]:
     """A command line that does the same again; options at their defaults are left out."""
-    given = [(k, v) for k, v in options.items() if v is not None and (k, v) != ("jobs", 1)]
+    given = [(k, v) for k, v in options.items() if v is not None and (k, v) not in (("jobs", 1), ("engine", "local"))]
     words = [word for key, value in given for word in (f"--{key}", str(value))]
     return ["softeq", verb, name, "--preset", preset, *words, "--out", str(out)]
 

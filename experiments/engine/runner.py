@@ -7,24 +7,22 @@ returns only when every pair that it was asked for is recorded, by itself or by 
 from __future__ import annotations
 
 import multiprocessing
-import queue
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from softeq.errors import SofteqError, SofteqValueError
-from softeq.experiments.engine import record, registry
+from softeq.experiments.engine import cluster, record, registry
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.engine.work import (
-    POLL_INTERVAL,
     Event,
     Job,
     OnEvent,
@@ -33,6 +31,9 @@ from softeq.experiments.engine.work import (
     sweep,
     work_through,
 )
+
+ENGINES = ("local", "ray")
+"""Where runs are executed."""
 
 
 def plan(
@@ -75,6 +76,7 @@ def run_experiment(
     jobs: int = 1,
     on_event: OnEvent = lambda event: None,
     sources: Sequence[str] | None = None,
+    engine: str = "local",
 ) -> None:
     """Run what ``out`` does not hold yet and append a record as each pair ends; a run that diverged is recorded too.
 
@@ -88,6 +90,7 @@ def run_experiment(
             by name in ``sources``.
         on_event: called with every `Event`, in this process.
         sources: modules that define experiments, see `registry.all`.
+        engine: ``"local"``, worker processes of this machine; ``"ray"``, see `cluster`.
 
     Raises:
         SofteqValueError: for a bad argument, and when ``out`` holds such a pair with another configuration.
@@ -96,6 +99,8 @@ def run_experiment(
     todo = plan(experiment, preset, seeds=seeds, variants=variants)
     if jobs < 1:
         raise SofteqValueError(f"jobs: expected 1 or more, got {jobs}")
+    if engine not in ENGINES:
+        raise registry.unknown("engine", engine, ENGINES)
     out = Path(out)
     record.check_writable(out, experiment.name)
     held = recorded(experiment, preset, out)
@@ -104,7 +109,9 @@ def run_experiment(
         if job.key in held:
             on_event(Event("skip", *job.key))
     todo = [job for job in todo if job.key not in held]
-    if jobs == 1 or len(todo) < 2:
+    if engine == "ray" and todo:
+        cluster.share(experiment, preset, todo, out, jobs, on_event, sources)
+    elif jobs == 1 or len(todo) < 2:
         work_through(experiment, preset, todo, out, on_event)
     else:
         _share(experiment, preset, todo, out, min(jobs, len(todo)), on_event, sources)
@@ -122,16 +129,18 @@ def _share(
 ) -> None:
     """Let worker processes go through the same list, each taking what the others have not claimed."""
     context = multiprocessing.get_context("spawn")
-    channel: Any = context.Queue()
+    pipes = [context.Pipe(duplex=False) for _ in range(workers)]
     threads = max(1, torch.get_num_threads() // workers)
     chosen = tuple(registry.sources() if sources is None else sources)
-    arguments = (experiment.name, chosen, preset, todo, out, threads, channel)
-    processes = [context.Process(target=_worker, args=arguments, daemon=True) for _ in range(workers)]
+    arguments = (experiment.name, chosen, preset, todo, out, threads)
+    processes = [context.Process(target=_worker, args=(*arguments, sender), daemon=True) for _, sender in pipes]
     try:
         with _interrupts_ignored():  # inherited by the workers: Ctrl-C is for this process, which stops them
             for process in processes:
                 process.start()
-        _relay(processes, channel, on_event)
+        for _, sender in pipes:  # the workers have it: when one ends, its end of the pipe closes
+            sender.close()
+        _relay(dict(zip((receiver for receiver, _ in pipes), processes, strict=True)), on_event)
     finally:
         for process in processes:
             if process.pid is not None:
@@ -151,52 +160,77 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _relay(processes: Sequence[BaseProcess], channel: Any, on_event: OnEvent) -> None:
-    """Pass the workers' events on, each pair's once, until every worker has said that it is through."""
+def _relay(workers: Mapping[Any, Any], on_event: OnEvent) -> None:
+    """Pass the workers' events on, each pair's once, until every worker is through or dead.
+
+    A worker that is killed loses its run alone: its claim goes with it, and another worker takes the pair up.
+
+    Args:
+        workers: by the receiving end of its pipe, each process.
+        on_event: told the events.
+    """
     ours: set[tuple[str, int]] = set()
-    through = 0
-    while through < len(processes):
-        dead = [process for process in processes if process.exitcode not in (None, 0)]
-        try:
-            message = channel.get(timeout=POLL_INTERVAL)
-        except queue.Empty:
-            if dead:
-                raise SofteqError(
-                    f"a worker process ended with exit code {dead[0].exitcode} (-9: killed, often for memory);"
-                    " finished runs are recorded: run again to resume, perhaps with fewer --jobs"
-                ) from None
-            continue
-        if message is None:
-            through += 1
-        elif isinstance(message, SofteqError):
-            raise message
-        elif isinstance(message, str):
-            raise RuntimeError(f"a worker process failed:\n{message}")
-        elif message.kind in ("start", "step", "done"):
-            ours.add((message.variant, message.seed))
-            on_event(message)
-        elif (message.variant, message.seed) not in ours:  # held or recorded by a runner that is not one of ours
-            if message.kind == "skip":
-                ours.add((message.variant, message.seed))
-            on_event(message)
+    open_ends, through, dead = dict(workers), 0, []
+    while open_ends:
+        for end in wait(list(open_ends)):
+            message = _received(end)
+            if message is _CLOSED:
+                process = open_ends.pop(end)
+                process.join()
+                dead.append(process.exitcode)
+            elif message is None:
+                through += 1
+                del open_ends[end]
+            elif isinstance(message, SofteqError):
+                raise message
+            elif isinstance(message, str):
+                raise RuntimeError(f"a worker process failed:\n{message}")
+            else:
+                _pass_on(message, ours, on_event)
+    if dead and not through:
+        raise SofteqError(
+            f"every worker process ended, the first with exit code {dead[0]} (-9: killed, often for memory);"
+            " finished runs are recorded: run again to resume, perhaps with fewer --workers"
+        )
+
+
+_CLOSED = object()
+
+
+def _received(end: Any) -> Any:
+    try:
+        return end.recv()
+    except EOFError:  # the worker is gone
+        return _CLOSED
+
+
+def _pass_on(event: Event, ours: set[tuple[str, int]], on_event: OnEvent) -> None:
+    pair = event.variant, event.seed
+    if event.kind in ("start", "step", "done"):
+        ours.add(pair)
+        on_event(event)
+    elif pair not in ours:  # held or recorded by a runner that is not one of ours
+        if event.kind == "skip":
+            ours.add(pair)
+        on_event(event)
 
 
 def _worker(
     name: str, sources: tuple[str, ...], preset: str, todo: list[Job], out: Path, threads: int, channel: Any
 ) -> None:
-    """The body of a worker process: its events go into ``channel``, and None at the end."""
+    """The body of a worker process: its events go into ``channel``, a pipe, and None at the end."""
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
 
     def emit(event: Event) -> None:
         if parent is not None and not parent.is_alive():
             raise SystemExit(1)  # nobody is left to stop this worker with Ctrl-C
-        channel.put(replace(event, metrics=record.decode(record.encode(event.metrics))))
+        channel.send(replace(event, metrics=record.decode(record.encode(event.metrics))))
 
     try:
         work_through(registry.get(name, sources), preset, todo, out, emit)
-        channel.put(None)
+        channel.send(None)
     except SofteqError as error:
-        channel.put(type(error)(str(error)))
+        channel.send(type(error)(str(error)))
     except Exception:
-        channel.put(traceback.format_exc())
+        channel.send(traceback.format_exc())

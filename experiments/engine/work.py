@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.engine import provenance, record
-from softeq.experiments.engine.experiment import Config, Experiment, Metrics
+from softeq.experiments.engine.experiment import Config, Experiment, Metrics, Progress
 
 STEP_INTERVAL = 0.1
 """Seconds between two ``step`` events of one run: more would cost more than they show."""
@@ -122,8 +122,7 @@ def work_through(experiment: Experiment, preset: str, todo: list[Job], out: Path
 
 def _claim_and_run(experiment: Experiment, preset: str, job: Job, out: Path, emit: OnEvent) -> bool:
     """Whether the job is recorded now; false when another process holds it."""
-    name = quote("-".join((experiment.name, preset, job.variant, str(job.seed))), safe="@+=, ")
-    with claim(claims(out) / f"{name}.lock") as mine:
+    with claim(claim_path(experiment, preset, job, out)) as mine:
         if not mine:
             return False
         held = recorded(experiment, preset, out, warn=False)
@@ -133,6 +132,12 @@ def _claim_and_run(experiment: Experiment, preset: str, job: Job, out: Path, emi
         else:
             _run(experiment, preset, job, out, emit)
     return True
+
+
+def claim_path(experiment: Experiment, preset: str, job: Job, out: Path) -> Path:
+    """The lock file of a pair."""
+    name = quote("-".join((experiment.name, preset, job.variant, str(job.seed))), safe="@+=, ")
+    return claims(out) / f"{name}.lock"
 
 
 def claims(out: Path) -> Path:
@@ -160,19 +165,17 @@ def _run(experiment: Experiment, preset: str, job: Job, out: Path, emit: OnEvent
             last = now
             emit(Event("step", *job.key, done=done, total=total))
 
+    line = executed(experiment, preset, job, progress)
+    record.append(record.record_path(out, experiment.name), line)
+    emit(Event("done", *job.key, seconds=line["provenance"]["seconds"], metrics=line["metrics"]))
+
+
+def executed(experiment: Experiment, preset: str, job: Job, progress: Progress) -> record.Record:
+    """Run a pair; its record, not written yet."""
     begin = time.perf_counter()
     metrics = experiment.run(copy.deepcopy(job.config), progress)
-    seconds = time.perf_counter() - begin
-    line = record.make(
-        experiment.name,
-        preset,
-        *job.key,
-        config=job.config,
-        metrics=metrics,
-        provenance=provenance.of_run(job.config, seconds),
-    )
-    record.append(record.record_path(out, experiment.name), line)
-    emit(Event("done", *job.key, seconds=seconds, metrics=metrics))
+    where = provenance.of_run(job.config, time.perf_counter() - begin)
+    return record.make(experiment.name, preset, *job.key, config=job.config, metrics=metrics, provenance=where)
 
 
 @contextmanager

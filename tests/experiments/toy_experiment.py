@@ -46,6 +46,14 @@ def _die(config, progress):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _die_once(config, progress):
+    marker = os.environ["TOY_LOG"] + ".died"
+    if config["variant"] == "soft" and config["seed"] == 1 and not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(config, progress)
+
+
 def _toy(name, body, **kwargs):
     return Experiment(
         name=name,
@@ -75,5 +83,6 @@ EXPERIMENTS = {
     ),
     "toy-fails": _toy("toy-fails", _fail_at_second_seed),
     "toy-breaks": _toy("toy-breaks", _break),
+    "toy-dies-once": _toy("toy-dies-once", _die_once),
     "toy-dies": _toy("toy-dies", _die),
 }

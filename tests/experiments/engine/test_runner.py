@@ -1,6 +1,6 @@
 import math
+import multiprocessing
 import os
-import queue
 import signal
 import types
 
@@ -109,21 +109,29 @@ def test_workers_share_the_runs(toy, tmp_path, monkeypatch):
     ],
 )
 def test_what_a_worker_raises_is_raised_here(toys, tmp_path, name, error, message):
-    channel = queue.Queue()
+    receiver, sender = multiprocessing.Pipe(duplex=False)
     todo = runner.plan(toys[name], "default")
     threads = torch.get_num_threads()
     try:
-        runner._worker(name, registry.SOURCES, "default", todo, tmp_path, 1, channel)
+        runner._worker(name, registry.SOURCES, "default", todo, tmp_path, 1, sender)
     finally:
         torch.set_num_threads(threads)
     with pytest.raises(error, match=message):
-        runner._relay([types.SimpleNamespace(exitcode=0)], channel, lambda event: None)
+        runner._relay({receiver: types.SimpleNamespace(exitcode=0)}, lambda event: None)
 
 
-def test_a_worker_that_is_killed_stops_the_others(toys, tmp_path):
+def test_where_every_worker_is_killed_nothing_goes_on(toys, tmp_path):
     with pytest.raises(SofteqError, match=r"exit code -9 .* run again to resume"):
         runner.run_experiment(toys["toy-dies"], "default", out=tmp_path, jobs=2)
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+def test_a_worker_that_is_killed_loses_its_run_alone_and_another_takes_it_up(toys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_LOG", str(tmp_path / "log"))
+    runner.run_experiment(toys["toy-dies-once"], "default", out=tmp_path / "runs", jobs=2)
+    assert (tmp_path / "log.died").exists()
+    held = [(r["variant"], r["seed"]) for r in record.read(tmp_path / "runs" / "toy-dies-once.jsonl")]
+    assert sorted(held) == [(v, s) for v in ("diverges", "hard", "soft") for s in range(2)]
 
 
 def test_two_runners_in_one_folder_do_every_run_once(tmp_path, softeq):
