@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from softeq.composite import SoftPathways
     from softeq.conv import SoftConv2d
     from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
+    from softeq.fields import FieldBatchNorm, FieldDropout, FieldMaxPool, FieldNorm
     from softeq.groups import Group
     from softeq.irreps import SoftO3Linear
     from softeq.linear import SoftLinear
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "FieldBatchNorm",
+    "FieldDropout",
+    "FieldMaxPool",
+    "FieldNorm",
     "Group",
     "MergedLayer",
     "MissingExtraError",
@@ -104,6 +109,7 @@ _HOMES = {
         "SofteqValueError",
         "SofteqWarning",
     ),
+    "fields": ("FieldBatchNorm", "FieldDropout", "FieldMaxPool", "FieldNorm"),
     "groups": ("Group",),
     "irreps": ("SoftO3Linear",),
     "linear": ("SoftLinear",),

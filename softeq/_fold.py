@@ -10,6 +10,7 @@ from torch import nn
 
 from softeq._means import forget_means
 from softeq.errors import SofteqValueError
+from softeq.fields import FieldBatchNorm
 from softeq.pathways import MergedLayer, SoftLayer, soft_layers
 
 
@@ -22,7 +23,7 @@ def fold(model: nn.Module) -> nn.Module:
     geometric tensors.
     """
     fields = _passes_fields(model)
-    return _replaced(model, lambda layer: _folded(layer, fields))
+    return _replaced(model, lambda layer: _folded(layer, fields), also=_plain_in_evaluation(model))
 
 
 def _folded(layer: SoftLayer, fields: bool) -> nn.Module:
@@ -109,8 +110,15 @@ def _passes_fields(model: nn.Module) -> bool:
     return escnn is not None and any(isinstance(m, escnn.EquivariantModule) for m in model.modules())
 
 
-def _replaced(model: nn.Module, replacement: Callable[[SoftLayer], nn.Module]) -> nn.Module:
+def _plain_in_evaluation(model: nn.Module) -> dict[int, nn.Module]:
+    """By id, what norms over fields are in evaluation mode: torch's own."""
+    return {id(module): module.folded() for module in model.modules() if isinstance(module, FieldBatchNorm)}
+
+
+def _replaced(
+    model: nn.Module, replacement: Callable[[SoftLayer], nn.Module], also: dict[int, nn.Module] | None = None
+) -> nn.Module:
     """A deep copy with a replacement, a copy too, in the place of every soft layer, however often it stands there."""
     if isinstance(model, SoftLayer):
         return replacement(model)
-    return copy.deepcopy(model, {id(layer): replacement(layer) for _, layer in soft_layers(model)})
+    return copy.deepcopy(model, {id(layer): replacement(layer) for _, layer in soft_layers(model)} | (also or {}))
