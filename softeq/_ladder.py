@@ -28,6 +28,8 @@ FIRST = "equivariant"
 """The name of the layer's own constraint, as ``pathways`` has it."""
 
 _EXACT = 1e-6
+_LARGEST_BASIS = 2**22
+"""Entries of one kind of block's basis, 32 MiB: more takes minutes to make orthonormal."""
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,19 @@ def spaces(blocks: Iterable[tuple[Tensor, Levels]], tolerance: float = _EXACT) -
 
     Raises:
         NotNested: a space that does not lie in the next one.
+        SofteqValueError: a space of too many dimensions.
     """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for places, levels in blocks:
         within = levels[0]
         found.setdefault("within_0", []).append((places, within))
         for level, wider in enumerate(levels[1:], start=1):
+            if wider.numel() > _LARGEST_BASIS:
+                raise SofteqValueError(
+                    f"ladder: a rung's basis on one kind of block would have {wider.shape[0]} x {wider.shape[1]} "
+                    f"entries, more than {_LARGEST_BASIS}: leave that group out (the residual has no basis), or use "
+                    "smaller representations"
+                )
             added = _complement(within, wider, level, tolerance)
             within = torch.cat([within, added])
             found.setdefault(f"rung_{level}", []).append((places, added))
@@ -226,9 +235,9 @@ def rung_names(ladder: Sequence[object], names: Sequence[str], taken: Sequence[s
             "there is one constraint and none"
         )
     for name in names[1:]:
-        if names.count(name) > 1 or name in taken or not name or "." in name:
+        if names.count(name) > 1 or name in taken or not name or "." in name or hasattr(nn.ModuleDict, name):
             raise SofteqValueError(
-                f"ladder: expected groups of different names without a dot that are not among {tuple(taken)}, "
-                f"got {name!r} among {list(names)}"
+                f"ladder: expected groups of different names, without a dot, that are not among {tuple(taken)} nor "
+                f"attributes of nn.ModuleDict, got {name!r} among {list(names)}"
             )
     return list(names[1:])

@@ -203,7 +203,8 @@ class LowRankResidual(Residual):
     """``sum_r coefficients[r, p] kernels[r]``: ``(rank, H', W')`` and ``(rank, out, in / groups, *kernel)``.
 
     Zero coefficients make it zero while they still receive a gradient; both factors are priced by the prior, so that
-    at the optimum of the split between them the price of each term is ``precision ||coefficients|| ||kernel||``.
+    at the optimum of the split between them the price of each term is ``precision ||coefficients|| ||kernel||``. Around
+    means (``softeq.anchor``, which ``soften`` calls) each factor is priced by its distance from its start, 0 there.
     """
 
     def _make(self, factor: float, rank: int) -> None:

@@ -236,16 +236,37 @@ def test_a_rung_that_adds_nothing_is_empty():
         ([], SofteqValueError, "at least one subgroup"),
         ([O(3), O(3)], SofteqValueError, "different names"),
         ([O(3), Group("a.b", SO2eR3().lie_algebra, [])], SofteqValueError, "without a dot"),
+        ([O(3), Group("keys", SO2eR3().lie_algebra, [])], SofteqValueError, "attributes of nn.ModuleDict"),
         ([O(3), Group("residual", SO2eR3().lie_algebra, [])], SofteqValueError, "not among"),
         ([O(3), "O2eR3"], SofteqTypeError, "expected Groups"),
         (O2eR3(), SofteqTypeError, "expected a list"),
     ],
-    ids=["reversed", "order", "dimension", "first", "one", "none", "same", "dot", "taken", "text", "no list"],
+    ids=[
+        "reversed",
+        "order",
+        "dimension",
+        "first",
+        "one",
+        "none",
+        "same",
+        "dot",
+        "attribute",
+        "taken",
+        "text",
+        "no list",
+    ],
 )
 def test_bad_ladders_are_refused_with_the_reason(ladder, error, message):
     rep = reps(SO(3) if "T\\(3\\)" in message else O(3))
     with pytest.raises(error, match=f"ladder: .*{message}"):
         SoftLinear(*rep, ladder=ladder)
+
+
+def test_a_rung_of_too_many_dimensions_is_refused_with_the_size(monkeypatch):
+    monkeypatch.setattr("softeq._ladder._LARGEST_BASIS", 1000)
+    rep = T(2)(SO(3))
+    with pytest.raises(SofteqValueError, match=r"ladder: a rung's basis .* 81 x 81 .*leave that group out"):
+        SoftLinear(rep, rep, bias=False, ladder=[SO(3), Trivial(3)])
 
 
 def test_one_free_weight_has_no_ladder():
