@@ -22,8 +22,8 @@ from softeq.measure.motion.actions import (
     UnderIrreps,
     UnderRep,
     Vectors,
-    infer_action,
 )
+from softeq.measure.motion.colour import ColourFlow, colour_flows
 from softeq.measure.motion.elements import (
     Element,
     field_element,
@@ -38,6 +38,8 @@ from softeq.measure.motion.elements import (
     shift,
 )
 from softeq.measure.motion.flows import COEFFICIENTS, FLOWS, GENERATORS, AffineFlow, Flow, resolve_flows
+from softeq.measure.motion.grids import GridFlow, GridMap, time_flows, volume_flows
+from softeq.measure.motion.infer import infer_action
 from softeq.measure.motion.spaces import (
     IrrepsFlow,
     LinearFlow,
@@ -70,9 +72,12 @@ __all__ = [
     "AffineDerivatives",
     "AffineFlow",
     "ClassChange",
+    "ColourFlow",
     "DisplacementCurve",
     "Element",
     "Flow",
+    "GridFlow",
+    "GridMap",
     "ImageMap",
     "Invariant",
     "IrrepsFlow",
@@ -91,6 +96,7 @@ __all__ = [
     "ZeroFlow",
     "affine_derivatives",
     "assert_lee",
+    "colour_flows",
     "concatenate",
     "default_displacements",
     "derivatives",
@@ -117,4 +123,6 @@ __all__ = [
     "rep_element",
     "resolve_flows",
     "shift",
+    "time_flows",
+    "volume_flows",
 ]

@@ -25,6 +25,7 @@ from torch import Tensor
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.motion.flows import AffineFlow, Flow, inside, tangents
+from softeq.measure.motion.grids import GridFlow
 from softeq.measure.settings import Settings
 
 CONTROLS = ("samples", "phase", "noise")
@@ -153,6 +154,8 @@ class Controls:
     def _masked(self, field: Tensor, member: int) -> Tensor:
         """0 where the flow's margin lets nothing move."""
         flow = self.settings.flows[member]
+        if isinstance(flow, GridFlow):
+            return field * flow.inside(field.shape[2:]).to(field.device)
         if not isinstance(flow, AffineFlow) or not flow.margin:
             return field
         rows, columns = (field.shape[axis] for axis in flow.axes)
@@ -178,6 +181,6 @@ def _kind_of(flow: Flow, kind: str) -> tuple[object, ...]:
     """Flows whose tangents have the same weight over the frame: shifts, and motions that grow with the distance."""
     if kind == "noise":
         return ()
-    if isinstance(flow, AffineFlow):
-        return ("affine", bool((flow.matrix != 0).any()), bool((flow.shift != 0).any()))
+    if isinstance(flow, AffineFlow | GridFlow):
+        return (type(flow).__name__, bool((flow.matrix != 0).any()), bool((flow.shift != 0).any()))
     return (type(flow).__name__, flow.name)

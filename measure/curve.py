@@ -25,6 +25,7 @@ from softeq.measure.lee import check_set, local_equivariance_error
 from softeq.measure.lie_derivative import checked
 from softeq.measure.motion.actions import Action
 from softeq.measure.motion.flows import AffineFlow, Flow
+from softeq.measure.motion.grids import GridFlow
 from softeq.measure.output import Output, output_space
 from softeq.measure.results.curve import DisplacementCurve
 from softeq.measure.results.decisions import Decisions, decisions_of, joined_decisions, stacked
@@ -139,12 +140,12 @@ def displacement_curve(
     spread = joined(piece.spread for piece in pieces)
     values["centred"] = values["mean_square"] / (math.nan if spread is None else spread.variance)
     first = settings.flows[0]
-    image = settings.image_size(x)
+    grid = [x.shape[axis] for axis in first.axes]
     return DisplacementCurve(
         flow=first.name,
         unit=first.unit,
         displacements=torch.tensor(times, dtype=torch.float64),
-        exact=tuple(isinstance(first, AffineFlow) and image is not None and first.exact(t, *image) for t in times),
+        exact=tuple(isinstance(first, AffineFlow | GridFlow) and first.exact(t, *grid) for t in times),
         norm=norm,
         output=space.name,
         stencil=settings.stencil,

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from softeq.errors import SofteqValueError
+from softeq.measure.checks import check_integer
 from softeq.measure.motion.flows import FLOWS, GENERATORS, AffineFlow, Flow, inside, resolve_flows
+from softeq.measure.motion.grids import GridFlow
 
 FlowChoice = str | Flow | Iterable[str | Flow] | Mapping[str, Flow]
 
@@ -21,7 +23,7 @@ class Settings:
     Attributes:
         flows: with their stencil, boundary and margin.
         images: there are affine flows of images among them, all understood alike.
-        stencil, boundary, margin: of those; "own", "own" and 0 where there are none.
+        stencil, boundary, margin: of flows on grids; "own", "own" and 0 where there are none, or several.
         channels_last: images are (B, H, W, C).
     """
 
@@ -106,8 +108,9 @@ def resolve(flows: FlowChoice, stencil: str | None, boundary: str, margin: int) 
         stencil, boundary, margin: see measure.flows.AffineFlow. With stencil None every flow keeps its own three.
 
     Raises:
-        SofteqValueError: unknown or repeated names, unknown stencil or boundary, negative margin.
+        SofteqValueError: unknown or repeated names, unknown stencil or boundary, a bad margin.
     """
+    check_integer("margin", margin, 0)
     chosen = resolve_flows(flows)
     names = [flow.name for flow in chosen]
     if len(set(names)) < len(names):
@@ -117,8 +120,9 @@ def resolve(flows: FlowChoice, stencil: str | None, boundary: str, margin: int) 
             flow.with_(stencil=stencil, boundary=boundary, margin=margin) if hasattr(flow, "with_") else flow
             for flow in chosen
         )
+    gridded = [flow for flow in chosen if isinstance(flow, AffineFlow | GridFlow)]
     affine = [flow for flow in chosen if isinstance(flow, AffineFlow)]
-    if not affine or not all(affine[0].alike(flow) for flow in affine):
+    if len({(flow.stencil, flow.boundary, flow.margin) for flow in gridded}) != 1:
         return Settings(chosen)
-    first = affine[0]
-    return Settings(chosen, True, first.stencil, first.boundary, first.margin, first.channels_last)
+    first, images = gridded[0], bool(affine) and all(affine[0].alike(flow) for flow in affine)
+    return Settings(chosen, images, first.stencil, first.boundary, first.margin, images and affine[0].channels_last)

@@ -12,7 +12,8 @@ from softeq.experiments.audit.settings import Settings
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
 from softeq.measure.loading.sources import Model
-from softeq.measure.motion.actions import Action, infer_action
+from softeq.measure.motion.actions import Action
+from softeq.measure.motion.infer import infer_action
 
 
 class Picked(nn.Module):

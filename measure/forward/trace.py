@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from softeq.errors import SofteqValueError
 from softeq.measure.errors import NotMeasurable
-from softeq.measure.motion.actions import Action, infer_action
+from softeq.measure.motion.actions import Action
 from softeq.measure.motion.flows import Flow
+from softeq.measure.motion.infer import infer_action
 
 # In evaluation these return what they are given, attention weights included, whose action nobody can tell.
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.irreps import as_irreps
 from softeq.measure.errors import NotMeasurable
+from softeq.measure.motion.colour import ColourFlow
 from softeq.measure.motion.fields import FibreFlow, TokenFlow, check_field, fibre_generator
 from softeq.measure.motion.flows import AffineFlow, Flow
 from softeq.measure.motion.spaces import IrrepsFlow, PointFlow, RepFlow, ZeroFlow, check_rep
@@ -83,7 +83,9 @@ class ImageMap(Action):
             self.name += f" with fibres of {field.gspace.name}"
 
     def flow(self, flow_in: Flow, input_shape: Shape, output_shape: Shape) -> Flow:
-        """The input's flow in the map's pixels, with the fibre's part where a field type is declared."""
+        """The input's flow in the map's pixels, with the fibre's part where one is declared; colours move no map."""
+        if isinstance(flow_in, ColourFlow):
+            return ZeroFlow(flow_in.name, flow_in.unit)
         image = flow_in.base if isinstance(flow_in, FibreFlow) else flow_in
         if not isinstance(image, AffineFlow):
             raise NotMeasurable(f"output: a map moves under the flows of images, and {flow_in.name} is none")
@@ -243,60 +245,3 @@ def _carried(flow_in: Flow, shift: Tensor | None, output_shape: Shape) -> PointF
     d = len(flow_in.matrix)
     _expect(len(output_shape) >= 2 and output_shape[-1] == d, output_shape, f"(B, ..., {d}) under {flow_in.name}")
     return PointFlow(flow_in.matrix, shift, name=flow_in.name, unit=flow_in.unit)
-
-
-def infer_action(output: Any, input_shape: Shape, *, prefix: int | None = None) -> Action:
-    """The action of an output of a network on images ``(B, C, H, W)``, where its shape leaves no doubt.
-
-    ``(B, K)`` is invariant, and so is a map of one place; four axes of which one pair, and not the other, has the
-    image's proportions are a map; ``(B, prefix + h * w, C)`` is tokens, where h and w have the image's proportions.
-
-    Args:
-        output: a tensor.
-        input_shape: of the images.
-        prefix: how many tokens stand before the grid; without it tokens are not inferred.
-
-    Raises:
-        NotMeasurable: everything else; declare an `Action`.
-    """
-    if not isinstance(output, Tensor):
-        raise NotMeasurable(f"output: a {type(output).__name__} does not say how it moves; declare Pick(entry, action)")
-    shape = tuple(output.shape)
-    if len(input_shape) != 4:
-        raise NotMeasurable(
-            f"output: under an input of shape {tuple(input_shape)}, no image, nothing says how shape {shape} moves; "
-            "declare Invariant(), UnderRep(...), Points(), Vectors(), ..."
-        )
-    image = tuple(input_shape[2:])
-    if len(shape) == 2:
-        return Invariant()
-    if len(shape) == 4:
-        readings = {"first": shape[2:], "last": shape[1:3]}
-        fitting = [layout for layout, size in readings.items() if size == (1, 1) or _proportional(size, image)]
-        if len(fitting) == 1 or shape[1:] == (1, 1, 1):
-            still = readings[fitting[0]] == (1, 1)
-            return Invariant() if still else ImageMap(channels_last=fitting[0] == "last")
-    if len(shape) == 3 and prefix is not None:
-        grid = _grid(shape[1] - prefix, image)
-        if grid is not None:
-            return Tokens(grid, prefix)
-    raise NotMeasurable(
-        f"output: nothing says surely how shape {shape} moves with images of {image[0]} x {image[1]}; declare "
-        "ImageMap(), Tokens(grid, prefix), Invariant() or another action"
-    )
-
-
-def _proportional(size: Shape, image: Shape) -> bool:
-    """Whether a map has the image's proportions, up to the rounding of one whole stride for both axes."""
-    (h, w), (height, width) = size, image
-    if h * width == w * height:
-        return True
-    strides = range(1, max(image) + 1)
-    return any((h, w) in ((height // s, width // s), (-(-height // s), -(-width // s))) for s in strides)
-
-
-def _grid(tokens: int, image: Shape) -> tuple[int, int] | None:
-    """h and w with h * w tokens, exactly in the image's proportions."""
-    scale = math.isqrt(max(tokens, 0) * image[0] * image[1])  # h = scale / W and w = scale / H
-    h, w = scale // image[1], scale // image[0]
-    return (h, w) if h * w == tokens > 0 and h * image[1] == w * image[0] else None

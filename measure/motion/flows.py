@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.measure.checks import check_integer
 from softeq.measure.motion.stencils import check_choice, image_gradient, on_pixels, resample
 
 
@@ -80,8 +81,7 @@ class AffineFlow(Flow):
                 raise SofteqValueError(f"{field}: expected finite numbers of shape {shape}, got {value.tolist()}")
             object.__setattr__(self, field, value)
         check_choice(self.stencil, self.boundary)
-        if self.margin < 0:
-            raise SofteqValueError(f"margin: expected a number of pixels >= 0, got {self.margin}")
+        check_integer("margin", self.margin, 0)
 
     def with_(self, **changes: Any) -> AffineFlow:
         """A copy with these fields changed, such as ``stencil="central"``."""

@@ -82,8 +82,8 @@ def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str 
     height, width = x.shape[-2:]
     columns, rows = points.detach().to("cpu", torch.float64).reshape(-1, 2).unbind(1)
     if on_pixels(points):
-        folding = _ON_PIXEL.get(boundary, boundary) if stencil == "reference" else boundary
-        row, column = (_fold(p.round().long(), n, folding).to(x.device) for p, n in ((rows, height), (columns, width)))
+        places = ((rows, height), (columns, width))
+        row, column = (fold(p.round().long(), n, stencil, boundary).to(x.device) for p, n in places)
         return x[..., row, column].reshape(*x.shape[:-2], *points.shape[:-1])
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if stencil == "fourier":
@@ -97,7 +97,7 @@ def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str 
         if stencil == "bspline":
             across, down = (_prefilter(n, boundary).to(wide) for n in (width, height))
             wide = down @ wide @ across.T
-        found = _local(wide, _taps(columns, width, stencil, boundary), _taps(rows, height, stencil, boundary))
+        found = _local(wide, axis_taps(columns, width, stencil, boundary), axis_taps(rows, height, stencil, boundary))
     return found.reshape(*x.shape[:-2], *points.shape[:-1]).to(x.dtype)
 
 
@@ -120,6 +120,11 @@ def derivative_matrix(n: int, stencil: str, boundary: str, dtype: torch.dtype = 
     return central @ _prefilter(n, boundary) if stencil == "bspline" else central
 
 
+def fold(index: Tensor, n: int, stencil: str, boundary: str) -> Tensor:
+    """Whole positions of any size along an axis of n to the pixels that stand there, as the stencil goes on."""
+    return _fold(index, n, _ON_PIXEL.get(boundary, boundary) if stencil == "reference" else boundary)
+
+
 def _fold(index: Tensor, n: int, boundary: str) -> Tensor:
     """Indices of any size to those of the pixels that stand there."""
     if boundary == "periodic":
@@ -138,6 +143,12 @@ def _band(n: int, weights: dict[int, float], boundary: str) -> Tensor:
         value = torch.tensor(weight, dtype=torch.float64)
         matrix.index_put_((pixels, _fold(pixels + offset, n, boundary)), value, accumulate=True)
     return matrix
+
+
+def prefiltered(x: Tensor, axis: int, boundary: str) -> Tensor:
+    """The cubic spline's coefficients along one axis, from the values there."""
+    matrix = _prefilter(x.shape[axis], boundary).to(x)
+    return torch.tensordot(x, matrix, dims=([axis], [1])).movedim(-1, axis)
 
 
 @lru_cache(maxsize=64)
@@ -179,7 +190,7 @@ def _reference_matrix(n: int, boundary: str, dtype: torch.dtype) -> Tensor:
     return matrix
 
 
-def _taps(position: Tensor, n: int, stencil: str, boundary: str) -> tuple[Tensor, Tensor]:
+def axis_taps(position: Tensor, n: int, stencil: str, boundary: str) -> tuple[Tensor, Tensor]:
     """Indices and weights, each (taps, points), of a local interpolant along one axis."""
     left = position.floor()
     u = position - left
