@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from softeq._layout import turned
 from softeq.bilinear import PUBLISHED_SCALE, SoftBilinear
-from softeq.errors import SofteqValueError
+from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.groups import Group
 from softeq.linear import SoftLinear
 from softeq.nonlinearity import SoftGated, gated
 from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, Weights, check_width
 from softeq.reps import Rep, T, check_same_group
+
+Channels = int | Rep
+"""What a hidden block carries: a width, or a representation."""
+
+_LAYERS = 3
 
 
 def uniform_rep(channels: int, group: Group) -> Rep:
@@ -43,6 +49,42 @@ def uniform_rep(channels: int, group: Group) -> Rep:
         for k, share in enumerate(_binomial_split(count, order)):
             rep = rep + share * T(order - k, k)
     return rep(group)
+
+
+def hidden_reps(channels: Channels | Sequence[Channels], layers: int | None, group: Group) -> list[Rep]:
+    """The representation of each hidden block; see ``SoftEMLP``.
+
+    Raises:
+        SofteqTypeError: neither widths nor representations.
+        SofteqValueError: a width below 1, an empty or foreign representation, or another number of layers.
+    """
+    if isinstance(channels, list | tuple):
+        if layers is not None and layers != len(channels):
+            raise SofteqValueError(
+                f"layers: channels names {len(channels)} hidden blocks, got layers={layers}; leave layers out"
+            )
+        return [_hidden_rep(each, group) for each in channels]
+    count = _LAYERS if layers is None else layers
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise SofteqTypeError(f"layers: expected an integer, got {type(count).__name__}")
+    if count < 0:
+        raise SofteqValueError(f"layers: expected at least 0, got {count}")
+    return [_hidden_rep(channels, group)] * count
+
+
+def _hidden_rep(channels: object, group: Group) -> Rep:
+    if isinstance(channels, Rep):
+        if channels.group not in (None, group):
+            raise SofteqValueError(f"channels: expected representations of {group}, got {channels!r}")
+        rep = channels(group)
+        if rep.size == 0:
+            raise SofteqValueError(f"channels: expected at least one coordinate, got {channels!r}")
+        return rep
+    if isinstance(channels, bool) or not isinstance(channels, int):
+        raise SofteqTypeError(
+            f"channels: expected a width, a Rep, or a sequence of these such as [32, 64], got {channels!r}"
+        )
+    return uniform_rep(channels, group)
 
 
 def _binomial_split(count: int, order: int) -> list[int]:
@@ -84,8 +126,9 @@ class SoftEMLP(nn.Module):
 
     Args:
         rep_in, rep_out: bound to one group; input ``(..., rep_in.size)``, output ``(..., rep_out.size)``.
-        channels: hidden width, split over tensor orders by ``uniform_rep``.
-        layers: hidden blocks; a last linear layer follows.
+        channels: what the hidden blocks carry: a width, split over tensor orders by ``uniform_rep``, or a ``Rep``,
+            bound or not; or a sequence of these, one for each block.
+        layers: hidden blocks, where ``channels`` is no sequence; a last linear layer follows. ``None`` is 3.
         constraint: ``"soft"``, ``"hard"`` or ``"none"``.
         published: the paper's start (orthogonal equivariant weights, residual ones 1e-3 of them) and its bilinear
             layer, which has no residual pathway. Only for ``"soft"`` and ``"hard"``.
@@ -96,22 +139,19 @@ class SoftEMLP(nn.Module):
         rep_in: Rep,
         rep_out: Rep,
         *,
-        channels: int = 384,
-        layers: int = 3,
+        channels: Channels | Sequence[Channels] = 384,
+        layers: int | None = None,
         constraint: str = "soft",
         published: bool = False,
     ) -> None:
         super().__init__()
         group = check_same_group(rep_in, rep_out)
-        if layers < 0:
-            raise SofteqValueError(f"layers: expected at least 0, got {layers}")
         if published and constraint == "none":
             raise SofteqValueError(
                 "published: the paper has no such network with constraint='none'; use models.mlp.MLP"
             )
         self.rep_in, self.rep_out = rep_in, rep_out
-        hidden = uniform_rep(channels, group)
-        reps = [rep_in, *[hidden] * layers]
+        reps = [rep_in, *hidden_reps(channels, layers, group)]
         self.blocks = nn.ModuleList(
             SoftEMLPBlock(a, b, constraint=constraint, published=published) for a, b in itertools.pairwise(reps)
         )

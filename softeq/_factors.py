@@ -51,7 +51,7 @@ class Factor(ABC):
 
     def drho(self, group: Group, A: Tensor) -> Tensor:
         """The matrices of Lie algebra elements, by forward differentiation of ``rho`` at the identity."""
-        identity = torch.eye(group.d, dtype=A.dtype, device=A.device).expand(A.shape)
+        identity = torch.eye(group.d, dtype=A.dtype, device=A.device).expand(A.shape).contiguous()
         return torch.func.jvp(lambda g: self.rho(group, g), (identity,), (A,))[1]
 
     @property
@@ -223,8 +223,14 @@ def check_factor(factor: Factor, group: Group) -> None:
     where = f"{factor.name} is no representation of {group}"
     generator = torch.Generator().manual_seed(0)
     g, h = group.sample(4, generator), group.sample(4, generator)
-    rho_g, rho_h, rho_gh = (factor.rho(group, x) for x in (g, h, g @ h))
-    for value, what in ((rho_g, "rho(g)"), (factor.drho(group, g), "drho(A)")):
+    try:
+        rho_g, rho_h, rho_gh = (factor.rho(group, x) for x in (g, h, g @ h))
+        drho = factor.drho(group, g) if len(group.lie_algebra) else rho_g
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise SofteqValueError(
+            f"{where}: rho or drho failed on float64 matrices of shape (4, {group.d}, {group.d}): {error}"
+        ) from error
+    for value, what in ((rho_g, "rho(g)"), (drho, "drho(A)")):
         if not isinstance(value, Tensor) or value.shape != (4, size, size) or value.dtype != torch.float64:
             came = (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else type(value).__name__
             raise SofteqValueError(f"{where}: {what} should be float64 of shape (4, {size}, {size}) here, got {came}")

@@ -131,7 +131,7 @@ def _product(parts: Sequence[tuple[list[int], Invariants]], sizes: Sequence[int]
     for basis in bases[1:]:
         tensors = torch.kron(tensors, dense(basis))
     rank = len(tensors)
-    return tensors.view(rank, *shape).permute(0, *(axis + 1 for axis in back)).reshape(rank, -1)
+    return tensors.view(rank, *shape).permute(0, *(axis + 1 for axis in back)).reshape(rank, math.prod(shape))
 
 
 def numeric_invariants(axes: tuple[Axis, ...]) -> Tensor:

@@ -240,6 +240,7 @@ PARTS = {
         (Vector.of(2), Vector.of(0), Vector.of(1), Vector.of(0), Vector.of(2)),
     ),
     "orbits alone": (groups.separate(groups.Z(3), groups.Permutation(3)), (Vector.of(1), Vector.of(0)) * 2),
+    "one factor has none": (groups.separate(groups.SO(3), groups.Permutation(3)), (Vector.of(0), Vector.of(1))),
     "one factor does nothing": (groups.separate(groups.Trivial(2), groups.Z(3)), (Vector.of(0), Vector.of(1)) * 2),
 }
 
