@@ -29,7 +29,7 @@ def test_a_worker_answers_from_a_process_of_its_own(tmp_path):
     answer = solver.measure(Path(sys.executable), "benchmarks.softeq_worker", case, SOFTEQ_CACHE=str(tmp_path))
     assert answer["ranks"] == [3]
     assert answer["import_seconds"] > 0
-    assert list(tmp_path.glob("*.npz"))
+    assert not list(tmp_path.iterdir()), "so small a basis is solved faster than a file is proven"
 
 
 def test_a_worker_that_fails_is_reported_with_its_last_line():
