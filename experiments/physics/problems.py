@@ -70,7 +70,7 @@ def build_model(config: Config, task: Task | None = None) -> nn.Module:
     rep_in, rep_out = representations(problem["kind"], group, causes=bool(cause))
 
     def build() -> nn.Module:
-        model = _network(network, rep_in, rep_out)
+        model = network_for(dict(network), rep_in, rep_out)
         model = Told(model, cause) if cause else model
         if problem["kind"] == "pendulum":
             return Trajectories(HNN(model), pendulum.chunk_times(_sampling(problem)), step=_MODEL_STEP)
@@ -172,7 +172,12 @@ def projected(model: nn.Module) -> nn.Module:
     return model
 
 
-def _network(network: dict[str, Any], rep_in: Rep, rep_out: Rep) -> nn.Module:
+def network_for(network: dict[str, Any], rep_in: Rep, rep_out: Rep) -> nn.Module:
+    """The network of a description: ``kind`` (``emlp`` or ``mlp``), and the arguments of that class.
+
+    Raises:
+        SofteqValueError: another kind.
+    """
     kind, form = network.pop("kind"), network.pop("projected", False)
     if kind == "mlp":
         return MLP(rep_in.size, rep_out.size, **network)

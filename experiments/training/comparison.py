@@ -85,6 +85,8 @@ class Size:
         trials: ``"one"``, the first; ``"all"``, each run choosing on its own validation data where nothing has been
             chosen by tuning.
         measured: samples of which Lie derivatives are taken.
+        costs: seconds of a step of an arm over those of the cheapest, measured; where they are given, every arm has
+            the same compute instead of the same number of steps. An arm that is not listed costs as the dearest.
     """
 
     seeds: int
@@ -93,6 +95,7 @@ class Size:
     training: Mapping[str, Any]
     trials: str = "all"
     measured: int = 0
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,6 @@ class Comparison:
         sizes: by preset.
         lists: of learning rates and precisions.
         samples: numbers of training samples that variants carry in their names; empty for none.
-        costs: seconds of a step of an arm over those of the cheapest, measured; where they are given, every arm has
-            the same compute instead of the same number of steps.
         fixed: the trials of arms that do not choose, such as published ones, by preset.
         options: more keys of the configuration by preset and variant.
     """
@@ -136,7 +137,6 @@ class Comparison:
     lists: Lists
     columns: tuple[Column, ...]
     samples: tuple[int, ...] = ()
-    costs: Mapping[str, float] = field(default_factory=dict)
     fixed: Mapping[str, Callable[[Size], Trial]] = field(default_factory=dict)
     options: Callable[[Size, Variant], Mapping[str, Any]] = lambda size, variant: {}
     published: Mapping[str, str] = field(default_factory=dict)
@@ -184,8 +184,8 @@ class Comparison:
 
     def _training(self, size: Size, arm: Arm) -> dict[str, Any]:
         training = dict(size.training)
-        if self.costs and training.get("schedule") == "plateau":
-            cost = self.costs.get(arm.name, max(self.costs.values()))
+        if size.costs and training.get("schedule") == "plateau":
+            cost = size.costs.get(arm.name, max(size.costs.values()))
             training["steps"] = max(1, math.floor(training["steps"] / cost))
         LoopSettings(**training, lr=1.0)  # raises where a declaration is wrong
         return training

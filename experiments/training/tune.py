@@ -64,6 +64,8 @@ def tuning_experiment(comparison: Comparison, arm: str, trials: Sequence[Trial])
 
     def configure(preset: str, variant: str, seed: int) -> Config:
         name, trial = parsed(variant)
+        if comparison.samples:  # one choice for all numbers of training samples, made in the middle
+            name = f"{name}-{comparison.samples[len(comparison.samples) // 2]}"
         return {**comparison.configure(preset, name, FIRST_SEED + seed, trials=(trial,)), "tuning": True}
 
     return Experiment(

@@ -50,7 +50,7 @@ def test_arms_differ_in_what_they_say_alone(name):
         configs = [configured(name, preset, variant) for variant in comparison.variants]
         shared = [{k: v for k, v in config.items() if k not in own} for config in configs]
         for config in shared:
-            if comparison.costs:  # the same compute instead of the same number of steps
+            if comparison.sizes[preset].costs:  # the same compute instead of the same number of steps
                 config["training"] = {k: v for k, v in config["training"].items() if k != "steps"}
             assert config == shared[0]
         for config, variant in zip(configs, comparison.variants, strict=True):
@@ -81,7 +81,8 @@ def test_every_arm_of_inertia_has_the_same_compute():
     comparison = COMPARISONS["inertia"]
     for variant in comparison.variants:
         steps = comparison.configure("default", variant, 0)["training"]["steps"]
-        cost = comparison.costs.get(variant, max(comparison.costs.values()))
+        costs = comparison.sizes["default"].costs
+        cost = costs.get(variant, max(costs.values()))
         assert 0.999 * 24_000 - cost <= steps * cost <= 24_000
 
 

@@ -119,3 +119,14 @@ def test_points_count_alike():
     records = [{"preset": "smoke", "variant": "x", "seed": s, "metrics": metrics} for s in (1, 0)]
     assert tune.errors_of(records, "smoke") == {"x": [2.0, 2.0]}
     assert tune.errors_of(records, "paper") == {}
+
+
+def test_where_variants_carry_a_number_of_samples_the_middle_one_is_tuned():
+    comparison = registry.comparison("md-ethanol")
+    (trial, *_) = comparison.lists.trials(tune.parse("hard").arm)
+    experiment = tune.tuning_experiment(comparison, "hard", (trial,))
+    config = experiment.configure("default", experiment.variants[0], 1)
+    assert config["data"]["samples"] == 200
+    assert config["seed"] == 1001
+    assert config["trials"] == [trial]
+    assert config["tuning"]
