@@ -37,7 +37,7 @@ def test_an_audit_leaves_records_a_table_and_a_page(call, tmp_path):
     done = call(MODEL)
     assert done.exit_code == 0, done.stderr
     assert done.stderr == ""
-    lines = done.stdout.splitlines()
+    lines = [line for line in done.stdout.splitlines() if "left for all models" not in line]  # on a busy machine
     assert lines[0].startswith("toy_models:cnn: weights: as the factory made it; mean and std of the images: 0.5, as")
     assert re.fullmatch(r"toy_models:cnn/rotation: LEE \(mean_square\) \S+, \S+ of the control, \d+\.\d s", lines[1])
     assert lines[-1] == "2 records in runs/audit.jsonl, 2 of them now; runs/audit.csv; open runs/audit.html"
