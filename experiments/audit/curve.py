@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from softeq.errors import SofteqValueError
+from softeq.measure.curve import displacement_curve
+from softeq.measure.forward.prepare import measurable
+from softeq.measure.motion.actions import Action, Invariant
 from softeq.measure.motion.flows import FLOWS, AffineFlow, positions
-from softeq.measure.output import Output
+from softeq.measure.output import Output, output_space
 from softeq.measure.results.statistics import bootstrap_interval, finite_number
 
 CURVES = ("translation_x", "translation_y", "rotation", "scale")
@@ -48,75 +50,85 @@ def displacements(flow: str, size: tuple[int, int]) -> tuple[list[float], list[f
     raise SofteqValueError(f"flow: expected one of {', '.join(CURVES)}, got {flow!r}")
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a network says of some images, before and after a displacement: per image.
-
-    Attributes:
-        relative: (B,), ||after - before|| / ||before||, after the output was moved back where it should move.
-        change: (B,), |change of the probability of the class that was the most probable|; None where there are none.
-        kept: (B,) bool, whether that class still is; None where there are none.
-    """
-
-    relative: Tensor
-    change: Tensor | None
-    kept: Tensor | None
-
-
 def curve(
-    forward: Callable[[Tensor], Any],
+    model: Callable[[Tensor], Any],
     x: Tensor,
     flow: AffineFlow,
-    output: Output,
+    output: str | Action,
     *,
     classes: bool,
+    labels: Tensor | None = None,
     batch_size: int,
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """The curve of one flow, as it is recorded: a forward pass per displacement and image, and one more.
+    """The curve of one flow, as it is recorded: a forward pass per displacement and image, and few more.
+
+    What should not move is `measure.displacement_curve`'s; a map is compared, after it was moved back, where it was in
+    the frame before and after: what left the frame is nobody's error.
 
     Args:
-        forward: the network, as it returns its raw output; run without gradients.
+        model: the network.
         x: (B, C, H, W).
         flow: one of `CURVES`, with the declared stencil and boundary.
         output: the output space.
         classes: whether the output is of classes, so that decisions can be compared.
+        labels: (B,), negative where there is none; None.
         batch_size: images at once.
         seed, level: of the bootstrap intervals.
 
-    Returns: ``unit``, ``images``, and ``rows`` with ``step`` and the mean, interval and number of each measure.
+    Returns: ``unit``, ``images``, and ``rows`` with ``step`` and, as far as there are any, the mean and interval of
+    ``relative`` (||after - before|| / ||before||), ``change`` (of the probability of the class that the image had) and
+    ``loss_share`` (see `measure.results.decisions`), and ``kept``, the number of decisions that stand.
     """
     steps, times, unit = displacements(flow.name, (int(x.shape[2]), int(x.shape[3])))
-    parts: list[list[Answers]] = [[] for _ in times]
-    with torch.no_grad():
+    if isinstance(output_space(output).action, Invariant):
+        options: dict[str, Any] = {"stencil": None, "labels": labels, "slope": False, "batch_size": batch_size}
+        found = displacement_curve(model, x, flow, times, output=output, **options)
+        columns, decided = {"relative": found.values["relative"].sqrt()}, found.decisions if classes else None
+        if decided is not None:
+            columns["change"] = decided.probability.abs()
+            if decided.loss_share is not None:
+                columns["loss_share"] = decided.loss_share
+        kept = None if decided is None else decided.kept.nansum(1).long().tolist()
+    else:
+        columns, kept = {"relative": _within_the_frame(model, x, flow, output_space(output), times, batch_size)}, None
+    rows: list[dict[str, Any]] = [{"step": step} for step in steps]
+    for name, values in columns.items():
+        for row, column in zip(rows, values, strict=True):
+            ends = bootstrap_interval(column, level, seed=seed)
+            row[name] = finite_number(float(column.nanmean()))
+            row[f"{name}_interval"] = [finite_number(end) for end in ends]
+    for row, count in zip(rows, kept or [], strict=False):
+        row["kept"] = count
+    return {"unit": unit, "images": int((~columns["relative"][0].isnan()).sum()), "rows": rows}
+
+
+def _within_the_frame(
+    model: Callable[[Tensor], Any],
+    x: Tensor,
+    flow: AffineFlow,
+    output: Output,
+    times: Sequence[float],
+    batch_size: int,
+) -> Tensor:
+    """Relative changes (S, B) of an output that moves along."""
+    parts = []
+    with measurable(model), torch.no_grad():
         for batch in x.split(batch_size):
-            before = output.read(forward(batch))
-            for answers, t in zip(parts, times, strict=True):
-                after = output.read(forward(flow(batch, t)))
-                answers.append(_answers(before, after, batch, flow, output, t, classes))
-    rows = [_row(step, found, seed, level) for step, found in zip(steps, parts, strict=True)]
-    return {"unit": unit, "images": len(x), "rows": rows}
+            before = output.read(model(batch))
+            back = output.action.flow(flow, tuple(batch.shape), tuple(before.shape))
+            found = []
+            for t in times:
+                seen = _seen(back, before, t) if isinstance(back, AffineFlow) else 1.0
+                first, moved = before.double() * seen, back(output.read(model(flow(batch, t))), -t).double() * seen
+                found.append(_norm(moved - first) / _norm(first))
+            parts.append(torch.stack(found).cpu())
+    return torch.cat(parts, 1)
 
 
-def _answers(
-    before: Tensor, after: Tensor, x: Tensor, flow: AffineFlow, output: Output, t: float, classes: bool
-) -> Answers:
-    back = output.action.flow(flow, tuple(x.shape), tuple(before.shape))
-    moved = back(after, -t).double()
-    first = before.double()
-    if isinstance(back, AffineFlow):  # what left the frame cannot be compared
-        seen = _seen(back, before, t)
-        moved, first = moved * seen, first * seen
-    size = first.flatten(1).norm(dim=1)
-    relative = (moved - first).flatten(1).norm(dim=1) / size
-    relative = torch.where(size > 0, relative, torch.nan).cpu()
-    if not classes:
-        return Answers(relative, None, None)
-    p, q = (v.double() if output.name == "probabilities" else v.double().softmax(-1) for v in (before, after))
-    top = p.argmax(1, keepdim=True)
-    change = (q.gather(1, top) - p.gather(1, top)).abs().squeeze(1)
-    return Answers(relative, change.cpu(), (q.argmax(1, keepdim=True) == top).squeeze(1).cpu())
+def _norm(values: Tensor) -> Tensor:
+    return values.flatten(1).norm(dim=1)
 
 
 def _seen(flow: AffineFlow, output: Tensor, t: float) -> Tensor:
@@ -131,22 +143,6 @@ def _seen(flow: AffineFlow, output: Tensor, t: float) -> Tensor:
     return (
         inside.to(output.device, torch.float64)[..., None] if flow.channels_last else inside.to(output.device).double()
     )
-
-
-def _row(step: float, found: Sequence[Answers], seed: int, level: float) -> dict[str, Any]:
-    row: dict[str, Any] = {"step": step}
-    for name in ("relative", "change"):
-        values = [getattr(part, name) for part in found]
-        if values[0] is None:
-            continue
-        column = torch.cat(values)
-        low, high = bootstrap_interval(column, level, seed=seed)
-        row[name] = finite_number(float(column.nanmean()))
-        row[f"{name}_interval"] = [finite_number(low), finite_number(high)]
-    if found[0].kept is not None:
-        kept = torch.cat([part.kept for part in found if part.kept is not None])
-        row["kept"] = int(kept.sum())
-    return row
 
 
 def own_flow(name: str, stencil: str, boundary: str) -> AffineFlow:

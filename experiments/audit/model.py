@@ -160,13 +160,14 @@ class Audit:
             moves = own_flow(flow, own.stencil, own.boundary)
 
             def measure(size: int, chunk: int | None, moves: AffineFlow = moves) -> dict[str, Any]:
-                with measurable(self.model.module), self.meter.watching(self.model.module, 1.0):
+                with self.meter.watching(self.model.module, 1.0):
                     return curve(
                         self.model.module,
                         self.images.x,
                         moves,
-                        output_space(self.output),
+                        self.output,
                         classes=self.classes,
+                        labels=self.images.labels if self.classes else None,
                         batch_size=size,
                         seed=own.seed,
                     )

@@ -58,6 +58,8 @@ _ROW = _table(
     kept=_count,
     change=_or_none(_number),
     change_interval=_INTERVAL,
+    loss_share=_or_none(_number),
+    loss_share_interval=_INTERVAL,
 )
 
 

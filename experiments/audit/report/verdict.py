@@ -76,9 +76,11 @@ def _moved(how: str, metrics: Mapping[str, Mapping[str, Any]], wanted: Sequence[
     if change is not None and kept:
         images = next(m["curve"]["images"] for m in metrics.values() if (m.get("curve") or {}).get("rows"))
         total = images * len(kept)
+        share = _mean([row.get("loss_share") for row in rows])
+        cost = "" if share is None else f"; the difference costs {100 * share:.2g} % of the loss"
         return (
             f"{how}, an image changes the probability of its class by {number(change)} on average, and"
-            f" {sum(kept)} of {total} decisions stand."
+            f" {sum(kept)} of {total} decisions stand{cost}."
         )
     relative = _mean([row.get("relative") for row in rows])
     return "" if relative is None else f"{how}, an image changes the output by {100 * relative:.2g} % of its size."

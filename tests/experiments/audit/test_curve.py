@@ -9,7 +9,6 @@ from torch import nn
 from softeq.errors import SofteqValueError
 from softeq.experiments.audit.curve import curve, displacements, own_flow
 from softeq.measure import ImageMap, Invariant
-from softeq.measure.output import output_space
 
 PERIODIC = {"stencil": "fourier", "boundary": "periodic"}
 
@@ -34,8 +33,7 @@ def smooth(n=3, size=17):
 
 
 def of(module, x, name, output="logits", *, classes=True, **flow):
-    space = output_space(output)
-    return curve(module, x, own_flow(name, **(flow or PERIODIC)), space, classes=classes, batch_size=2)["rows"]
+    return curve(module, x, own_flow(name, **(flow or PERIODIC)), output, classes=classes, batch_size=2)["rows"]
 
 
 def test_an_invariant_network_says_the_same_everywhere():
@@ -81,6 +79,17 @@ def test_a_network_that_looks_at_places_changes_its_mind():
     assert rows[4.0]["change_interval"] == pytest.approx([rows[4.0]["change"]] * 2)
     turned = {row["step"]: row for row in of(Left(), x, "rotation", stencil="bspline", boundary="mirror")}
     assert turned[180.0]["kept"] == 0
+
+
+def test_with_labels_the_loss_is_told():
+    x = torch.zeros(2, 1, 16, 16, dtype=torch.float64)
+    x[..., 4:7] = 1
+    flow = own_flow("translation_x", "bspline", "mirror")
+    labels = torch.tensor([0, -1])
+    found = curve(Left(), x, flow, "logits", classes=True, labels=labels, batch_size=2)["rows"][-1]
+    p, q = (Left()(v).softmax(1)[0, 0] for v in (x, flow(x, 4.0)))
+    loss = -(p.log() + q.log()) / 2
+    assert found["loss_share"] == pytest.approx(((loss + ((p + q) / 2).log()) / loss).item())
 
 
 def test_small_displacements_are_the_slope():
