@@ -94,6 +94,12 @@ def _expanded(part: Tensor, basis: Basis) -> Tensor:
     return basis.expanded(part) if isinstance(basis, OrbitBasis) else part @ basis.T.to(part.dtype)
 
 
+def unsharded(weight: Tensor) -> Tensor:
+    """A plain tensor: under FSDP2 a parameter is whole in the forward pass alone, and a penalty is outside of it."""
+    full = getattr(weight, "full_tensor", None)
+    return weight if full is None else full()
+
+
 def add_projection(base: Tensor | None, weight: Tensor, blocks: Blocks) -> Tensor:
     """``base + P(weight)``, same shapes; ``P(weight)`` alone where base is ``None``."""
     if written_out():

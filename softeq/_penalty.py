@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from softeq._kernels import squared_norm
+from softeq._kernels import squared_norm, unsharded
 
 if TYPE_CHECKING:
     from softeq.pathways import SoftLayer
@@ -23,7 +23,7 @@ def squared_distance_of(
         if id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        square = squared_norm(parameter if id(parameter) not in means else parameter - means[id(parameter)])
+        square = unsharded(squared_norm(parameter if id(parameter) not in means else parameter - means[id(parameter)]))
         total = square if total is None else total + square
     return total
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from softeq._arguments import no_equivariant_map
+from softeq._kernels import unsharded
 from softeq._ladder import Spanned, described, part_of, signature_of
 from softeq._layout import linear
 from softeq._nested_groups import checked_groups, ladders_between
@@ -177,7 +178,7 @@ class SoftLinear(MergedLayer):
             return super().penalty(precisions, seen)
         equivariant, residual = precisions[EQUIVARIANT], precisions[RESIDUAL]
         both = equivariant * residual / (equivariant + residual) if equivariant + residual > 0 else 0.0
-        total = self.free_weight.new_zeros(())
+        total = torch.zeros((), dtype=self.free_weight.dtype, device=self.free_weight.device)
         means = self.prior_means()
         parts: list[tuple[nn.Parameter, EquivariantProjector]] = [(self.free_weight, self.projector)]
         if self.free_bias is not None and self.bias_projector is not None:
@@ -186,7 +187,7 @@ class SoftLinear(MergedLayer):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 away = parameter if id(parameter) not in means else parameter - means[id(parameter)]
-                shaped = away.view(projector.shape)
+                shaped = unsharded(away).view(projector.shape)
                 total = total + projector.split_squared_norm(shaped, 0.5 * both, 0.5 * residual)
         return total
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softeq.errors import SofteqValueError
-from softeq.groups._group import Group, check_size, eye, none
+from softeq.groups._group import Group, check_size, eye, none, on_cpu
 from softeq.groups._lie import flip, whole_number
 from softeq.groups._sampling import EmbeddedSampler, UniformPermutation, UniformShift
 
@@ -25,16 +25,19 @@ def _matrices(targets: Tensor) -> Tensor:
     return eye(targets.shape[1])[targets].mT.contiguous()
 
 
+@on_cpu
 def Trivial(n: int) -> Group:
     """The group of the identity alone, on R^n: every linear map is equivariant."""
     return Group(f"Trivial({whole_number('Trivial', n)})", none(n), none(n))
 
 
+@on_cpu
 def Cyclic(n: int) -> Group:
     """C_n: rotations of the plane by multiples of 2 pi / n."""
     return Group(f"Cyclic({whole_number('Cyclic', n)})", none(2), _turn(n))
 
 
+@on_cpu
 def Dihedral(n: int) -> Group:
     """D_n: rotations of the plane by multiples of 2 pi / n, and the reflection (x, y) -> (-x, y)."""
     return Group(f"Dihedral({whole_number('Dihedral', n)})", none(2), torch.cat([_turn(n), flip(2, 0)]))
@@ -46,6 +49,7 @@ def _turn(n: int) -> Tensor:
     return (turn.round() if n in (1, 2, 4) else turn).unsqueeze(0)
 
 
+@on_cpu
 def DkeR3(k: int) -> Group:
     """The dihedral group D_k about the z axis of R^3: rotations by multiples of 2 pi / k, and a reflection x -> -x."""
     planar = Dihedral(whole_number("DkeR3", k))
@@ -54,12 +58,14 @@ def DkeR3(k: int) -> Group:
     return Group(f"DkeR3({k})", none(3), generators, sampler=EmbeddedSampler(planar, 3, 0))
 
 
+@on_cpu
 def Z(n: int) -> Group:
     """Cyclic shifts of n coordinates."""
     check_size(f"Z({whole_number('Z', n)})", 1, n)
     return Group(f"Z({n})", none(n), eye(n).roll(1, 0).unsqueeze(0), sampler=UniformShift(n))
 
 
+@on_cpu
 def Permutation(n: int) -> Group:
     """S_n: all permutations of n coordinates, from one transposition and one cycle."""
     check_size(f"Permutation({whole_number('Permutation', n)})", 2, n)
@@ -70,6 +76,7 @@ def Permutation(n: int) -> Group:
     return Group(f"Permutation({n})", none(n), generators, sampler=UniformPermutation(n))
 
 
+@on_cpu
 def ZksZnxZn(k: int, n: int) -> Group:
     """Shifts of an n x n torus and its rotations by 2 pi / k, k = 1, 2 or 4, on fields with k orientations: R^(k n n).
 
@@ -91,12 +98,14 @@ def ZksZnxZn(k: int, n: int) -> Group:
     return Group(f"ZksZnxZn({k},{n})", none(k * n * n), _matrices(targets))
 
 
+@on_cpu
 def Cube() -> Group:
     """The 24 rotations of a cube, permuting its six faces: +x, +y, +z, -x, -y, -z."""
     faces = torch.cat([torch.eye(3), -torch.eye(3)]).long()
     return Group("Cube", none(6), _matrices(torch.stack([_targets(faces, _quarter(axis)) for axis in range(3)])))
 
 
+@on_cpu
 def RubiksCube() -> Group:
     """The turns of the six faces of Rubik's cube, permuting its 48 stickers that move.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,20 @@ MAX_NUMBERS = 2**28
 """The most float64 numbers that a group's generators, or a basis, may have: 2 GiB."""
 
 _ORTHOGONAL_TOLERANCE = 1e-10
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+def on_cpu(make: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Makes a group on the CPU, whatever the default device: a model may be built on meta, groups and all."""
+
+    @functools.wraps(make)
+    def made(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        with torch.device("cpu"):
+            return make(*args, **kwargs)
+
+    return made
 
 
 class Group:
@@ -51,6 +66,7 @@ class Group:
         SofteqValueError: no generators at all, shapes that disagree, NaN, inf, or a discrete generator without inverse.
     """
 
+    @on_cpu
     def __init__(
         self,
         name: str,
@@ -98,6 +114,7 @@ class Group:
             return self._sampler(n, generator)
         return sample_products(self.lie_algebra, self.discrete_generators, n, generator)
 
+    @on_cpu
     def __mul__(self, other: Group) -> Group:
         """The direct product, acting on the Kronecker product of the two spaces (R^d1 tensor R^d2).
 
@@ -126,6 +143,7 @@ class Group:
         return self.name
 
 
+@on_cpu
 def separate(*groups: Group) -> Group:
     """The direct product of groups, each acting on a space of its own: block-diagonal matrices on R^(d1 + d2 + ...).
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from softeq.errors import SofteqValueError
-from softeq.groups._group import Group, check_size, eye, none
+from softeq.groups._group import Group, check_size, eye, none, on_cpu
 from softeq.groups._sampling import EmbeddedSampler, HaarOrthogonal
 
 
@@ -43,24 +43,28 @@ def _pseudo_rotations(name: str, p: int, q: int) -> Tensor:
     return a
 
 
+@on_cpu
 def SO(n: int) -> Group:
     """Rotations of R^n."""
     name = f"SO({whole_number('SO', n)})"
     return Group(name, _pseudo_rotations(name, n, 0), none(n), sampler=HaarOrthogonal(n, special=True))
 
 
+@on_cpu
 def O(n: int) -> Group:  # noqa: E743 - the group's own name
     """Rotations and reflections of R^n."""
     name = f"O({whole_number('O', n)})"
     return Group(name, _pseudo_rotations(name, n, 0), flip(n, 0), sampler=HaarOrthogonal(n, special=False))
 
 
+@on_cpu
 def SOpq(p: int, q: int) -> Group:
     """Determinant-one isometries of the metric diag(+1 p times, -1 q times); two connected components if p, q > 0."""
     name = _indefinite("SO", p, q)
     return Group(name, _pseudo_rotations(name, p, q), flip(p + q, 0, p) if p and q else none(p + q))
 
 
+@on_cpu
 def Opq(p: int, q: int) -> Group:
     """All isometries of the metric diag(+1 p times, -1 q times)."""
     name = _indefinite("O", p, q)
@@ -69,6 +73,7 @@ def Opq(p: int, q: int) -> Group:
     return Group(name, _pseudo_rotations(name, p, q), torch.cat(flips))
 
 
+@on_cpu
 def SOpqp(p: int, q: int) -> Group:
     """SO+(p, q): the isometries of diag(+1 p times, -1 q times) that are connected to the identity."""
     name = _indefinite("SO+", p, q)
@@ -81,46 +86,55 @@ def _indefinite(name: str, p: int, q: int) -> str:
     return f"{name}({p},{q})"
 
 
+@on_cpu
 def SO13() -> Group:
     """SO(1,3): Lorentz transformations of determinant one, time first, metric (+, -, -, -)."""
     return SOpq(1, 3)
 
 
+@on_cpu
 def SO13p() -> Group:
     """SO+(1,3): the part of the Lorentz group that is connected to the identity (rotations and boosts)."""
     return SOpqp(1, 3)
 
 
+@on_cpu
 def Lorentz() -> Group:
     """O(1,3): rotations, boosts, parity and time reversal; time first, metric (+, -, -, -)."""
     return Opq(1, 3)
 
 
+@on_cpu
 def SO11() -> Group:
     """SO(1,1): the boosts of one direction, and the reversal of time and space together."""
     return SOpq(1, 1)
 
 
+@on_cpu
 def SO11p() -> Group:
     """SO+(1,1): the boosts of one direction."""
     return SOpqp(1, 1)
 
 
+@on_cpu
 def O11() -> Group:
     """O(1,1): the boosts of one direction, parity and time reversal."""
     return Opq(1, 1)
 
 
+@on_cpu
 def Parity() -> Group:
     """The reflection of space in R^4, time first: (t, x) to (t, -x)."""
     return Group("Parity", none(4), flip(4, 1, 2, 3))
 
 
+@on_cpu
 def TimeReversal() -> Group:
     """The reflection of time in R^4, time first: (t, x) to (-t, x)."""
     return Group("TimeReversal", none(4), flip(4, 0))
 
 
+@on_cpu
 def Sp(n: int) -> Group:
     """Symplectic matrices of R^n, n = 2m even, coordinates (q_1 .. q_m, p_1 .. p_m). The n is the space's dimension."""
     whole_number("Sp", n, 2)
@@ -138,6 +152,7 @@ def Sp(n: int) -> Group:
     return Group(f"Sp({n})", generators, none(n))
 
 
+@on_cpu
 def SL(n: int) -> Group:
     """Volume-preserving linear maps of R^n."""
     whole_number("SL", n)
@@ -152,6 +167,7 @@ def SL(n: int) -> Group:
     return Group(f"SL({n})", torch.cat(generators), none(n))
 
 
+@on_cpu
 def GL(n: int) -> Group:
     """All invertible linear maps of R^n, orientation-reversing ones included."""
     whole_number("GL", n)
@@ -159,12 +175,14 @@ def GL(n: int) -> Group:
     return Group(f"GL({n})", torch.eye(n * n, dtype=torch.float64).view(-1, n, n), flip(n, 0))
 
 
+@on_cpu
 def Scaling(n: int) -> Group:
     """Multiples of the identity of R^n by positive numbers."""
     check_size(f"Scaling({whole_number('Scaling', n)})", 1, n)
     return Group(f"Scaling({n})", eye(n).unsqueeze(0), none(n))
 
 
+@on_cpu
 def U(n: int) -> Group:
     """Unitary matrices of C^n in their real form on R^2n, coordinates (real parts, imaginary parts)."""
     check_size(f"U({whole_number('U', n)})", n * n, 2 * n)
@@ -172,6 +190,7 @@ def U(n: int) -> Group:
     return Group(f"U({n})", [*_off_diagonal(n), *phases])
 
 
+@on_cpu
 def SU(n: int) -> Group:
     """Unitary matrices of C^n with determinant one, in their real form on R^2n, coordinates (real, imaginary parts)."""
     check_size(f"SU({whole_number('SU', n)})", n * n - 1, 2 * n)
@@ -186,11 +205,13 @@ def _off_diagonal(n: int) -> list[Tensor]:
     return real + [1j * (unit(n, i, j) + unit(n, j, i)) for i, j in pairs]
 
 
+@on_cpu
 def SO2eR3() -> Group:
     """Rotations of R^3 about the z axis."""
     return Group("SO2eR3", _about_z(), none(3), sampler=EmbeddedSampler(SO(2), 3, 0))
 
 
+@on_cpu
 def O2eR3() -> Group:
     """Rotations of R^3 about the z axis, and reflections in planes that contain it."""
     return Group("O2eR3", _about_z(), flip(3, 0), sampler=EmbeddedSampler(O(2), 3, 0))
@@ -200,6 +221,7 @@ def _about_z() -> Tensor:
     return (unit(3, 1, 0) - unit(3, 0, 1)).unsqueeze(0)
 
 
+@on_cpu
 def Embed(group: Group, d: int, start: int = 0) -> Group:
     """A group on the coordinates ``start .. start + group.d`` of R^d, the others left alone.
 
