@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from softeq.errors import SofteqValueError
 from softeq.strength._learned import Learned, Pathway
@@ -19,7 +20,9 @@ class Variational(Learned):
     """A Gaussian over each pathway's weights, and precisions by EM (a variational free energy).
 
     The posterior has mean w and precision ``H / noise + precision`` with H the diagonal Gauss-Newton curvature, from
-    probes; one draw of it is on the weights in every step, so that the gradient is that of the expected loss. The
+    probes; one draw of it is on the weights in every step, so that the gradient is that of the expected loss. Where
+    there is batch norm, the steps of a probe are without noise, and its running statistics are taken in those alone:
+    the noise would widen them, and the network that is used has none. The
     precision is ``d / (||w||^2 + tr posterior covariance)``, which lowers the free energy (Graves 2011; Khan et al.
     2018; for precisions per layer van der Ouderaa et al. 2023). One option, ``start``.
     """
@@ -30,7 +33,12 @@ class Variational(Learned):
     @contextmanager
     def perturbed(self) -> Iterator[None]:
         """See ``Rule.perturbed``."""
-        with self._noisy():
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        if norms and self.steps % self.every == 0:
+            with super().perturbed():
+                yield
+            return
+        with self._noisy(), _statistics_kept(norms):
             yield
 
     def _next(self, path: Pathway, square: float) -> float:
@@ -40,6 +48,20 @@ class Variational(Learned):
             path.effective = max(0.0, path.rank - precision * trace)
             precision = path.rank / max(square + trace, _TINY)
         return precision
+
+
+@contextmanager
+def _statistics_kept(norms: list[_BatchNorm]) -> Iterator[None]:
+    """The running statistics of these layers do not change inside."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class MacKay(Learned):
