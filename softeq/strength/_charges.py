@@ -49,6 +49,22 @@ class Charge:
             return value - self.projector(value.reshape(self.projector.shape)).view_as(value)
         return value if self.spanned is None else self.spanned(value)
 
+    @torch.no_grad()
+    def shares(self) -> Tensor | None:
+        """The diagonal of the projection onto the priced space, of the parameter's shape; ``None`` for the identity.
+
+        From random signs z, as ``E (P z)_i^2 = P_ii``, scaled to the trace, which is the rank; exact zeros are exact.
+        """
+        if self.projector is None and self.spanned is None:
+            return None
+        generator, numel = torch.Generator().manual_seed(0), self.parameter.numel()
+        draws = max(16, min(256, 2**20 // max(1, numel)))
+        total = torch.zeros_like(self.parameter)
+        for _ in range(draws):
+            signs = 2 * torch.randint(0, 2, self.parameter.shape, generator=generator) - 1
+            total += self.part(signs.to(total)).square()
+        return total * (self.rank / float(total.sum().clamp_min(1e-30)))
+
 
 def charges_of(model: nn.Module, elsewhere: bool = False) -> list[Charge]:
     """The priced parameters, each once, in the order in which `prior_penalty` meets them.

@@ -19,13 +19,20 @@ KEEP = 0.95
 
 
 class Curvature(ABC):
-    """Of a parameter of ``rank`` priced dimensions among ``shape`` entries."""
+    """Of a parameter of ``rank`` priced dimensions among ``shape`` entries.
+
+    Args:
+        like: the parameter.
+        rank: its priced dimensions.
+        shares: how much of each entry lies in them, the diagonal of the projection onto them; ``None`` for all of it.
+    """
 
     kind: ClassVar[str]
 
-    def __init__(self, like: Tensor, rank: int) -> None:
+    def __init__(self, like: Tensor, rank: int, shares: Tensor | None = None) -> None:
         self.shape, self.rank, self.probes = like.shape, rank, 0
         self.share = rank / max(1, like.numel())
+        self.shares = shares
 
     @abstractmethod
     def update(self, probe: Tensor) -> None:
@@ -62,8 +69,8 @@ class Diagonal(Curvature):
 
     kind = "diagonal"
 
-    def __init__(self, like: Tensor, rank: int) -> None:
-        super().__init__(like, rank)
+    def __init__(self, like: Tensor, rank: int, shares: Tensor | None = None) -> None:
+        super().__init__(like, rank, shares)
         self.mean = torch.zeros_like(like, requires_grad=False)
 
     def update(self, probe: Tensor) -> None:
@@ -76,12 +83,14 @@ class Diagonal(Curvature):
         return float(self.mean.sum()) / self.correction
 
     def _precision(self, noise: float, precision: float) -> Tensor:
-        # A projected weight's trace lies in fewer dimensions than it has entries.
-        return self.mean * (1 / (self.correction * noise * self.share)) + precision
+        scaled = self.mean * (1 / (self.correction * noise))
+        # Entry i of a projected probe has the part P_ii of a dimension: per dimension its curvature is h_i / P_ii.
+        return (scaled if self.shares is None else scaled / self.shares.clamp_min(1e-6)) + precision
 
     def inverse_trace(self, noise: float, precision: float) -> float:
         """See ``Curvature``."""
-        return self.share * float(self._precision(noise, precision).reciprocal_().sum())
+        inverse = self._precision(noise, precision).reciprocal_()
+        return float((inverse if self.shares is None else inverse.mul_(self.shares)).sum())
 
     def draw(self, noise: float, precision: float, generator: torch.Generator) -> Tensor:
         """See ``Curvature``."""
@@ -108,8 +117,8 @@ class Kronecker(Curvature):
     kind = "kfac"
     RENEW = 10
 
-    def __init__(self, like: Tensor, rank: int) -> None:
-        super().__init__(like, rank)
+    def __init__(self, like: Tensor, rank: int, shares: Tensor | None = None) -> None:
+        super().__init__(like, rank, shares)
         rows, columns = _matrix(like).shape
         self.left, self.right = like.new_zeros(rows, rows), like.new_zeros(columns, columns)
         self._renewed = 0
@@ -169,8 +178,8 @@ class Sketch(Curvature):
     kind = "trace"
     ROWS = 48
 
-    def __init__(self, like: Tensor, rank: int) -> None:
-        super().__init__(like, rank)
+    def __init__(self, like: Tensor, rank: int, shares: Tensor | None = None) -> None:
+        super().__init__(like, rank, shares)
         self.rows = like.new_zeros(min(self.ROWS, max(1, rank)), like.numel())
 
     def update(self, probe: Tensor) -> None:
@@ -211,11 +220,11 @@ class Sketch(Curvature):
 CURVATURES: dict[str, type[Curvature]] = {kind.kind: kind for kind in (Diagonal, Kronecker, Sketch)}
 
 
-def curvature_of(kind: str, like: Tensor, rank: int) -> Curvature:
+def curvature_of(kind: str, like: Tensor, rank: int, shares: Tensor | None = None) -> Curvature:
     """The estimate of this kind; a vector, such as a bias, has the diagonal one in place of Kronecker factors."""
     if kind == Kronecker.kind and like.ndim < 2:
-        return Diagonal(like, rank)
-    return CURVATURES[kind](like, rank)
+        return Diagonal(like, rank, shares)
+    return CURVATURES[kind](like, rank, shares)
 
 
 def _matrix(value: Tensor) -> Tensor:

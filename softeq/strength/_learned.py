@@ -127,7 +127,9 @@ class Learned(Rule):
             unit = sum(c.rank for c in charges) / sum(c.rank * _dense_square(c) for c in charges)
             own = Pathway(layer, pathway, charges, unit, self.start * unit)
             if self.needs_curvature:
-                own.curvatures = [curvature_of(self.curvature, c.parameter.detach(), c.rank) for c in charges]
+                own.curvatures = [
+                    curvature_of(self.curvature, c.parameter.detach(), c.rank, c.shares()) for c in charges
+                ]
             found.append(own)
         return found
 

@@ -112,3 +112,14 @@ def test_history_and_checkpoints():
 
 def test_the_default_is_a_rule():
     assert strength.DEFAULT in strength.RULES
+
+
+def test_shares_are_the_diagonal_of_the_projection():
+    layer = SoftLinear(REP, OUT).double()
+    charge = next(c for c in charges_of(layer) if c.pathway == "equivariant" and c.rank == 1)
+    units = torch.eye(15, dtype=torch.float64).view(15, 3, 5)
+    exact = torch.stack([charge.part(unit).flatten()[k] for k, unit in enumerate(units)]).view(3, 5)
+    shares = charge.shares()
+    torch.testing.assert_close(shares, exact, rtol=0.3, atol=0)
+    assert float(shares.sum()) == pytest.approx(1)
+    assert next(c for c in charges_of(layer) if c.pathway == "residual").shares() is None
