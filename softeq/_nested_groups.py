@@ -50,7 +50,8 @@ def checked_groups(ladder: Any, own: Group, argument: str = "rep_in") -> tuple[G
             raise SofteqValueError(
                 f"ladder: expected groups of one dimension, got {larger} on R^{larger.d} and {smaller} on R^{smaller.d}"
             )
-        _check_subgroup(larger, smaller)
+        with torch.device("cpu"):  # also where a model is built on the meta device
+            _check_subgroup(larger, smaller)
     return groups
 
 

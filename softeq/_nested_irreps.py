@@ -22,7 +22,9 @@ def irreps_ladders(irreps_in: Irreps, irreps_out: Irreps, ladder: Any, *, bias: 
     Raises:
         SofteqTypeError, SofteqValueError: a ladder that is none, or does not begin with O(3).
     """
-    groups = checked_groups(ladder, O(3), "the irreps")
+    with torch.device("cpu"):  # also where a model is built on the meta device
+        own = O(3)
+    groups = checked_groups(ladder, own, "the irreps")
     out = str(irreps_out)
     parts: dict[str, Described] = {"weight": ((irreps_out.dim, irreps_in.dim), (str(irreps_in), out, groups))}
     if bias:

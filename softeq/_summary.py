@@ -170,11 +170,13 @@ def summary(model: nn.Module, prior: Prior | None = None, rule: Counting | None 
             parameters where it counts them.
 
     Raises:
-        SofteqTypeError: ``model`` is no module, ``prior`` no `Prior`.
+        SofteqTypeError: ``model`` is no module, ``prior`` no `Prior`, ``rule`` no rule.
         SofteqValueError: no soft layer in the model, or an override of the prior that names none.
     """
     if not isinstance(model, nn.Module):
         raise SofteqTypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    if rule is not None and not (hasattr(rule, "prior") and hasattr(rule, "history")):
+        raise SofteqTypeError(f"rule: expected a rule of softeq.strength, got {type(rule).__name__}")
     if prior is None and rule is not None:
         prior = rule.prior
     if prior is not None and not isinstance(prior, Prior):

@@ -22,6 +22,7 @@ from softeq import (
     prior_penalty,
     summary,
 )
+from softeq._nested_groups import _check_subgroup
 from softeq._nested_irreps import _matrix
 from softeq.groups import SO, DkeR3, O, O2eR3, SO2eR3
 
@@ -156,3 +157,13 @@ def test_bad_ladders_are_refused_with_the_reason(ladder, message):
 @pytest.mark.parametrize("constraint", ["hard", "none"])
 def test_baselines_have_no_rung(constraint):
     assert len(SoftO3Linear(IN, OUT, constraint=constraint, ladder=LADDERS["D6"]).pathways) == 1
+
+
+def test_it_is_built_without_values_and_filled_from_a_state_dict():
+    layer = layer_of("D6")
+    _check_subgroup.cache_clear()
+    with torch.device("meta"):
+        empty = SoftO3Linear(IN, OUT, ladder=LADDERS["D6"])
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    empty.load_state_dict(layer.state_dict(), assign=True)
+    assert torch.equal(empty.weight, layer.weight)

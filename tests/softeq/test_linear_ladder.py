@@ -25,6 +25,7 @@ from softeq import (
     prior_penalty,
     summary,
 )
+from softeq._nested_groups import _check_subgroup
 from softeq.groups import SO, SO13, Cyclic, Dihedral, DkeR3, Group, Lorentz, O, O2eR3, Permutation, SO2eR3, Trivial, Z
 
 LADDERS = {
@@ -182,6 +183,16 @@ def test_a_state_dict_is_the_same_layer_again_and_one_of_other_rungs_is_refused(
     other = Group("O2eR3", SO2eR3().lie_algebra, SO2eR3().discrete_generators)
     with pytest.raises(SofteqValueError, match="saved from another layer"):
         SoftLinear(*reps(O(3)), ladder=[O(3), other]).load_state_dict(state)
+
+
+def test_it_is_built_without_values_and_filled_from_a_state_dict():
+    layer, (rep_in, rep_out), ladder = layer_of("S4-Z4"), reps(Permutation(4)), LADDERS["S4-Z4"]
+    _check_subgroup.cache_clear()
+    with torch.device("meta"):
+        empty = SoftLinear(rep_in, rep_out, ladder=ladder)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    empty.load_state_dict(layer.state_dict(), assign=True)
+    assert torch.equal(empty.weight, layer.weight)
 
 
 def test_a_softened_linear_layer_is_split_over_the_rungs():

@@ -163,3 +163,12 @@ def test_bad_ladders_are_refused_with_the_reason(ladder, error, message):
 @pytest.mark.parametrize("constraint", ["hard", "none"])
 def test_baselines_have_no_rung(constraint):
     assert len(SoftR2Conv(*fields(D4), 3, constraint=constraint, ladder=[D4, C4]).pathways) == 1
+
+
+def test_it_is_built_without_values_and_filled_from_a_state_dict():
+    layer = layer_of("D4-C4")
+    with torch.device("meta"):
+        empty = SoftR2Conv(*fields(D4), 3, padding=1, ladder=LADDERS["D4-C4"])
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    empty.load_state_dict(layer.state_dict(), assign=True)
+    assert torch.equal(empty.weight, layer.weight)

@@ -149,5 +149,7 @@ def test_bad_arguments_are_refused_by_name():
         summary(nn.Linear(2, 2))
     with pytest.raises(SofteqTypeError, match="prior: expected a Prior"):
         summary(network(), {"residual": 1.0})
+    with pytest.raises(SofteqTypeError, match=r"rule: expected a rule of softeq.strength, got str"):
+        summary(network(), rule="mackay")
     with pytest.raises(SofteqValueError, match="name no soft layer"):
         summary(network(), Prior(overrides={"9": {}}))
