@@ -24,19 +24,20 @@ def curves(measured: Mapping[str, Mapping[str, AuditRecord]]) -> str:
     flows = [flow for flow in _WORDS if any(_rows(held, flow) for held in measured.values())]
     if not flows:
         return ""
-    classes = any("change" in row for held in measured.values() for flow in flows for row in _rows(held, flow))
-    key = "change" if classes else "relative"
-    drawn = [_panel(measured, flow, key) for flow in flows]
-    drawn += [_kept(measured, flow) for flow in flows if classes]
-    what = (
-        "The change of the probability of the class that the image had, and the share of decisions that stand."
-        if classes
-        else "The change of the output relative to its size, after the output was moved back where it should move"
-        " along; what left the frame is left out."
-    )
+    with_classes = [any("change" in row for flow in flows for row in _rows(held, flow)) for held in measured.values()]
+    drawn, words = [], []
+    if not all(with_classes):  # what every network has
+        drawn += [_panel(measured, flow, "relative") for flow in flows]
+        words.append(
+            "The change of the output relative to its size, after an output that should move along was moved back"
+            " (what left the frame is left out)."
+        )
+    if any(with_classes):
+        drawn += [_panel(measured, flow, "change") for flow in flows] + [_kept(measured, flow) for flow in flows]
+        words.append("The change of the probability of the class that the image had, and the decisions that stand.")
     return (
-        f"<h3>Real displacements</h3><p>{what} Means over the images; bands are 95 % bootstrap intervals; the dotted"
-        f" line is the slope at 0, which the Lie derivative measures.</p>{legend(list(measured))}"
+        f"<h3>Real displacements</h3><p>{' '.join(words)} Means over the images; bands are 95 % bootstrap intervals;"
+        f" the dotted line is the slope at 0, which the Lie derivative measures.</p>{legend(list(measured))}"
         f'<div class="flow">{"".join(f"<figure>{svg}</figure>" for svg in drawn)}</div>'
     )
 
