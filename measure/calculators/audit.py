@@ -24,6 +24,8 @@ except ImportError as error:
     raise MissingExtraError("auditing a calculator needs ase: pip install 'softeq[engine]'") from error
 
 OnCheck = Callable[[str], None]
+NEAREST = 0.1
+"""Angstrom; no two atoms are nearer."""
 
 
 @dataclass
@@ -206,8 +208,9 @@ def _mechanics(facts: Facts, found: _Found, steps: int, temperature: float, on_c
         }
     if (strain := tried("stress", lambda: strain_slopes(evaluate, atoms, base))) is not None:
         found.checks["stress"] = {"stress_max_ev_per_a3": float(np.abs(strain[0] - strain[1]).max())}
-    path = path_of(atoms, generator)
-    if (steep := tried("jumps", lambda: jumps(evaluate, path))) is not None:
+    path = tried("jumps", lambda: path_of(atoms, generator))
+    steep = None if path is None else tried("jumps", lambda: jumps(evaluate, path))
+    if steep is not None:
         found.checks["jumps"] = {
             "energy_max_ev": max(jump.energy for jump in steep),
             "force_max_ev_per_a": max(jump.forces for jump in steep),

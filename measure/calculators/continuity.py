@@ -10,11 +10,13 @@ import numpy as np
 
 from softeq.measure.calculators.evaluate import Evaluate, Point, forces_of
 from softeq.measure.calculators.rotations import random_rotation
+from softeq.measure.errors import NotMeasurable
 
 Array = np.ndarray
 NEAREST, APART, CROWDED = 2.2, 8.0, 0.8
 """Angstrom: where the second molecule starts, how far it goes, and how far one atom of a crystal goes each way."""
 STEPS, HALVINGS, SUSPECTS, SIDE = 80, 20, 4, 4
+LARGEST, DIRECTIONS = 2000, 30
 
 
 @dataclass(frozen=True)
@@ -62,24 +64,52 @@ class Jump:
 def path_of(atoms: Any, generator: np.random.Generator) -> Path:
     """Of a molecule: a second one, rotated, that leaves it; of atoms with images: the first atom through its cell.
 
-    No bond of a molecule is broken, so that every distance between the two, and no more, goes through the cutoffs.
+    No bond of a molecule is broken, so that every distance between the two, and no more, goes through the cutoffs. In a
+    cell the direction of some random ones is taken that stays farthest from the other atoms.
+
+    Raises:
+        NotMeasurable: more than `LARGEST` atoms.
     """
-    direction = random_rotation(generator)[0]
-    if atoms.pbc.any():
-        start = atoms.copy()
-        start.positions[0] -= CROWDED * direction
-        return Path(start, np.array([0]), direction, 2 * CROWDED, f"atom 0 moved by up to {CROWDED} Å to both sides")
-    second = atoms.copy()
+    if len(atoms) > LARGEST:
+        raise NotMeasurable(f"jumps are looked for in structures of at most {LARGEST} atoms")
+    return _through_cell(atoms, generator) if atoms.pbc.any() else _leaving(atoms, generator)
+
+
+def _through_cell(atoms: Any, generator: np.random.Generator) -> Path:
+    others = images_of(atoms, 4.0)[:, None] + atoms.positions[None, 1:] - atoms.positions[0]
+    others = np.concatenate([others.reshape(-1, 3), np.full((1, 3), 9.0)])
+    directions = np.stack([random_rotation(generator)[0] for _ in range(DIRECTIONS)])
+    along = np.clip(others @ directions.T, -CROWDED, CROWDED)
+    nearest = np.linalg.norm(others[:, None] - along[:, :, None] * directions, axis=-1).min(0)
+    direction = directions[nearest.argmax()]
+    start = atoms.copy()
+    start.positions[0] -= CROWDED * direction
+    return Path(start, np.array([0]), direction, 2 * CROWDED, f"atom 0 moved by up to {CROWDED} Å to both sides")
+
+
+def _leaving(atoms: Any, generator: np.random.Generator) -> Path:
+    direction, second = random_rotation(generator)[0], atoms.copy()
     centre = atoms.positions.mean(0)
     second.positions[:] = (atoms.positions - centre) @ random_rotation(generator).T + centre
     between = atoms.positions[None] - second.positions[:, None]
-    # |between - s u| >= NEAREST for all pairs from the largest root s on
+    # |between - s direction| >= NEAREST for all pairs from the largest root s on
     along = between @ direction
     inside = NEAREST**2 - (between**2).sum(-1) + along**2
     away = float((along + np.sqrt(np.clip(inside, 0, None)))[inside >= 0].max(initial=0.0))
     second.positions += max(away, 0.0) * direction
     group = np.arange(len(atoms), 2 * len(atoms))
     return Path(atoms + second, group, direction, APART, f"two of the molecules, {NEAREST} Å apart and more")
+
+
+def images_of(atoms: Any, reach: float) -> Array:
+    """``(K, 3)``, where a cell's images lie, so many that all within ``reach`` Angstrom are among them."""
+    if not atoms.pbc.any():
+        return np.zeros((1, 3))
+    cell = atoms.cell.complete().array
+    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    counts = [int(np.ceil(reach / h)) + 1 if p else 0 for h, p in zip(heights, atoms.pbc, strict=True)]
+    steps = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in counts), indexing="ij"), -1).reshape(-1, 3)
+    return steps @ atoms.cell.array
 
 
 def jumps(evaluate: Evaluate, path: Path) -> list[Jump]:

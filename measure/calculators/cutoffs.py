@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from softeq.measure.calculators.continuity import Jump, Path, step_at
+from softeq.measure.calculators.continuity import Jump, Path, images_of, step_at
 from softeq.measure.calculators.evaluate import Evaluate
 from softeq.measure.errors import NotMeasurable
 
 Array = np.ndarray
 REACH, NEIGHBOURS, WIDTH = 12.0, 8.0, 2e-5
 """Angstrom: the longest cutoff that is looked for, how far a cap's neighbours are, half the width for a jump."""
-CANDIDATES, CONFIRMED = 200, 2
+CANDIDATES, CONFIRMED, MOST_PAIRS = 200, 2, 20_000_000
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,11 @@ def _pairs(path: Path) -> tuple[Array, Array]:
     """Of a moving and a resting atom: the vector between them at the start, ``(P, 3)``, and its part along the path."""
     resting = np.setdiff1d(np.arange(len(path.start)), path.group)
     places = path.start.positions
-    apart = _images(path.start)[:, None, None] + places[resting][None, :, None] - places[path.group][None, None]
+    apart = (
+        images_of(path.start, NEIGHBOURS + 1)[:, None, None]
+        + places[resting][None, :, None]
+        - places[path.group][None, None]
+    )
     apart = apart.reshape(-1, 3)
     return apart, apart @ path.direction
 
@@ -111,16 +115,8 @@ def _jumps_at(evaluate: Evaluate, path: Path, place: float, like: Jump) -> bool:
 
 def _distances(atoms: Any) -> Array:
     """``(N, M)`` from each atom to all others and their images, in one order for one path."""
-    there = (atoms.positions[None] + _images(atoms)[:, None]).reshape(-1, 3)
+    shifts = images_of(atoms, NEIGHBOURS + 1)
+    if len(shifts) * len(atoms) ** 2 > MOST_PAIRS:
+        raise NotMeasurable(f"more than {MOST_PAIRS:.0e} pairs to look for the cause of a jump")
+    there = (atoms.positions[None] + shifts[:, None]).reshape(-1, 3)
     return np.linalg.norm(there[None] - atoms.positions[:, None], axis=-1)
-
-
-def _images(atoms: Any, reach: float = 9.0) -> Array:
-    """``(K, 3)``, where a cell's images lie, so many that all within ``reach`` Angstrom are among them."""
-    if not atoms.pbc.any():
-        return np.zeros((1, 3))
-    cell = atoms.cell.complete().array
-    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    counts = [int(np.ceil(reach / h)) + 1 if p else 0 for h, p in zip(heights, atoms.pbc, strict=True)]
-    steps = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in counts), indexing="ij"), -1).reshape(-1, 3)
-    return steps @ atoms.cell.array
