@@ -33,6 +33,10 @@ PAIRS = {
         Pair("Lorentz", (2, 0), (2, 0)),
         Pair("Permutation(5)", (2, 0), (2, 0)),
         Pair("SO(3)", (3, 0), (3, 0)),
+        Pair("Z(64)", (1, 0), (1, 0)),
+        Pair("Permutation(10)", (2, 0), (2, 0)),
+        Pair("Z(5)", (3, 0), (2, 0)),
+        Pair("Z(4)", (3, 0), (3, 0)),
     )
 }
 CASES = (NETWORK_BASES, NETWORK_BUILT, *PAIRS)

@@ -14,7 +14,7 @@ from typing import Any
 _BEGAN = time.perf_counter()
 
 import jax  # noqa: E402 - the clock starts before the imports
-from emlp.groups import SL, SO, Lorentz, O, S  # noqa: E402
+from emlp.groups import SL, SO, Lorentz, O, S, Z  # noqa: E402
 from emlp.nn import EMLP, gated, uniform_rep  # noqa: E402
 from emlp.reps import Rep, Scalar, T, V  # noqa: E402
 
@@ -27,6 +27,10 @@ GROUPS: dict[str, Callable[[], Any]] = {
     "Lorentz": Lorentz,
     "Permutation(5)": lambda: S(5),
     "SL(3)": lambda: SL(3),
+    "Z(64)": lambda: Z(64),
+    "Permutation(10)": lambda: S(10),
+    "Z(5)": lambda: Z(5),
+    "Z(4)": lambda: Z(4),
 }
 
 

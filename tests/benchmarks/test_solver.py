@@ -9,7 +9,7 @@ from benchmarks import cases, emlp_environment, solver
 from benchmarks.emlp_environment import EmlpUnavailableError, emlp_python
 from benchmarks.softeq_worker import solve
 
-RANKS = dict(zip(cases.PAIRS, [3, 2, 3, 15, 15], strict=True))
+RANKS = dict(zip(cases.PAIRS, [3, 2, 3, 15, 15, 64, 15, 625, 1024], strict=True))
 
 
 @pytest.mark.parametrize(("case", "rank"), RANKS.items())
