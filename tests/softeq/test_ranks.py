@@ -90,7 +90,7 @@ THEORY = {
     "Trivial(3), everything": ("Trivial(3)", lambda k: 3**k, range(5)),
     "SO2eR3, signs and z": ("SO2eR3", lambda k: sum(comb(k, m) * signs_that_cancel(m) for m in range(k + 1)), range(6)),
     "Embed(SO(3), 5)": ("Embed(SO(3), 5)", beside_two_scalars, range(5)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", THEORY)
@@ -103,8 +103,12 @@ DUALS = {
     "GL(2), permutations": ("GL(2)", lambda p, q: {0: 1, 1: 1, 2: 2, 3: 5}[p] if p == q else 0, 3),
     "GL(3), permutations": ("GL(3)", lambda p, q: factorial(p) if p == q else 0, 2),
     "Scaling(2), everything": ("Scaling(2)", lambda p, q: 4**p if p == q else 0, 3),
-    "SL(3), determinants": ("SL(3)", lambda p, q: {(0, 0): 1, (1, 1): 1, (2, 2): 2, (3, 0): 1, (0, 3): 1}.get((p, q), 0), 2),
-}  # fmt: skip
+    "SL(3), determinants": (
+        "SL(3)",
+        lambda p, q: {(0, 0): 1, (1, 1): 1, (2, 2): 2, (3, 0): 1, (0, 3): 1}.get((p, q), 0),
+        2,
+    ),
+}
 
 
 @pytest.mark.parametrize("case", DUALS)
@@ -125,8 +129,22 @@ def closure(group):
     return torch.stack(found)
 
 
-FINITE = ["Cyclic(4)", "Cyclic(6)", "Dihedral(3)", "Dihedral(4)", "DkeR3(3)", "DkeR3(4)", "Z(6)", "Permutation(3)",
-          "Permutation(4)", "Cube", "ZksZnxZn(4,2)", "ZksZnxZn(2,3)", "Z(2) x Dihedral(3)", "Z(2) x Cyclic(4)"]  # fmt: skip
+FINITE = [
+    "Cyclic(4)",
+    "Cyclic(6)",
+    "Dihedral(3)",
+    "Dihedral(4)",
+    "DkeR3(3)",
+    "DkeR3(4)",
+    "Z(6)",
+    "Permutation(3)",
+    "Permutation(4)",
+    "Cube",
+    "ZksZnxZn(4,2)",
+    "ZksZnxZn(2,3)",
+    "Z(2) x Dihedral(3)",
+    "Z(2) x Cyclic(4)",
+]
 
 
 @pytest.mark.parametrize("name", FINITE)
@@ -146,8 +164,12 @@ def test_between_irreps_of_so3_and_tensors_clebsch_and_gordan_count(a, b):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(["SO(3)", "O(2)", "Dihedral(3)", "Z(4)"]), st.sampled_from(["Permutation(3)", "Cyclic(4)", "SL(2)"]),
-       st.integers(0, 3), st.integers(0, 2))  # fmt: skip
+@given(
+    st.sampled_from(["SO(3)", "O(2)", "Dihedral(3)", "Z(4)"]),
+    st.sampled_from(["Permutation(3)", "Cyclic(4)", "SL(2)"]),
+    st.integers(0, 3),
+    st.integers(0, 2),
+)
 def test_invariants_of_a_separate_product_are_products(first, second, m, n):
     """The Kronecker product has them with like orders, the separate one with any."""
     group = groups.separate(groups.named(first), groups.named(second))
