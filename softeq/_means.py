@@ -26,6 +26,11 @@ class Means(nn.Module):
         """Sets the mean of the parameter with this name."""
         self.register_buffer(_key(name), mean)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Means:
+        # Without their axes: channels last is for four of them, some kernels have five, and no mean meets an image.
+        super()._apply(lambda mean: fn(mean.flatten()).view(mean.shape), recurse)
+        return self
+
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         # A checkpoint from before the layer was anchored has no means: the present ones stay.
         if any(key.startswith(prefix) for key in state_dict):

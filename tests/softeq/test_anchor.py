@@ -22,6 +22,7 @@ from softeq import (
     prior_penalty,
     soften,
 )
+from softeq.testing import check_layer
 
 REP = (2 * Scalar + Vector)(groups.SO(3))
 PRIOR = Prior(equivariant=0.25, residual=3.0)
@@ -225,6 +226,8 @@ def test_a_softened_network_costs_nothing_at_the_start_and_leaves_it_at_a_price(
     soft = soften(plain, x, residual=residual).model
     prior = Prior(equivariant=1.0, residual=1.0)
     assert prior_penalty(soft, prior).item() == 0.0
+    soft = soft.to(memory_format=torch.channels_last)
+    assert prior_penalty(soft, prior).item() == 0.0
     optimizer = torch.optim.SGD(soft.parameters(), lr=0.1)
     soft(x).square().sum().backward()
     optimizer.step()
@@ -238,3 +241,12 @@ def test_soften_leaves_the_means_of_layers_that_were_soft():
     plain = nn.Sequential(own, nn.Conv2d(3, 2, 3))
     soft = soften(plain, torch.randn(2, 1, 8, 8)).model
     assert prior_penalty(soft, PRIOR).item() == pytest.approx(prior_penalty(own, PRIOR).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("parametrization", ["pathways", "projected"])
+def test_an_anchored_layer_keeps_what_layers_promise(parametrization):
+    layer = anchor(SoftLinear(REP, REP, parametrization=parametrization))
+    found = check_layer(
+        layer, (torch.randn(3, REP.size),), only=["partition", "penalty", "state", "meta", "averages", "double"]
+    )
+    assert len(found) == 6
