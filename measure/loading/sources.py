@@ -43,8 +43,8 @@ def load_model(
     Args:
         name: e.g. ``resnet50``, or ``package.module:name``, an ``nn.Module`` or something that returns one when it is
             called without arguments; the network's attributes ``image_size``, ``mean``, ``std``, ``interpolation``,
-            ``num_classes`` and ``num_prefix_tokens`` are used where it has them (else 224, 0.5, 0.5, "bicubic", and
-            unknown; that this was assumed stands in the result's ``choices``).
+            ``num_classes``, ``num_prefix_tokens`` and ``weights_source`` are used where it has them (else 224, 0.5,
+            0.5, "bicubic", and unknown; that this was assumed stands in the result's ``choices``).
         weights: ``"pretrained"`` (timm's, which needs a network or a filled cache), ``"random"``, ``"packaged"``, or a
             file. ``None``: packaged where packages ship weights for the name, else pretrained; a factory's own.
         weights_key: of a file's parts the one to take, e.g. ``state_dict_ema``; None: by the rule of
@@ -105,7 +105,7 @@ def _from_factory(
     if num_classes is not None:
         raise SofteqValueError(f"num-classes: expected a timm model, got {name!r}, whose factory decides that")
     module, choices = _unwrapped(made(name, "model", lambda found: isinstance(found, nn.Module), "an nn.Module"))
-    source = "as the factory made it"
+    source = str(getattr(module, "weights_source", "as the factory made it"))
     if weights in ("pretrained", "packaged"):
         raise SofteqValueError(f"weights: {name!r} has no {weights} weights; give a file, or leave weights out")
     if weights is not None and weights != "random":
