@@ -122,9 +122,10 @@ def test_a_run_cannot_change_the_configuration_that_is_recorded(tmp_path, toy):
         config["steps"] = None
         return {"test_mse": 1.0}
 
-    job = _job(toy)
+    job, before = _job(toy), record.decode(record.encode(_job(toy).config))
     work.work_through(dataclasses.replace(toy, run=spoil), "smoke", [job], tmp_path, lambda event: None)
-    assert work.recorded(toy, "smoke", tmp_path) == {job.key: record.decode(record.encode(job.config))}
+    assert work.recorded(toy, "smoke", tmp_path) == {job.key: before}
+    assert job.config["steps"] is not None
 
 
 def test_another_configuration_is_refused_naming_the_key(tmp_path, toy, monkeypatch):
