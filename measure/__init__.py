@@ -9,7 +9,7 @@ from softeq.measure.curve import default_displacements, displacement_curve
 from softeq.measure.defect import equivariance_error, finite_step_curve
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
-from softeq.measure.layerwise import LayerwiseResult, layerwise
+from softeq.measure.layerwise import layerwise
 from softeq.measure.lee import assert_lee, local_equivariance_error
 from softeq.measure.lie_derivative import AffineDerivatives, affine_derivatives, derivatives, lie_derivative
 from softeq.measure.motion.actions import (
@@ -53,6 +53,7 @@ from softeq.measure.motion.spaces import (
 from softeq.measure.motion.stencils import BOUNDARIES, STENCILS
 from softeq.measure.results.classes import ClassChange, familiar
 from softeq.measure.results.curve import DisplacementCurve
+from softeq.measure.results.layers import LayerwiseResult
 from softeq.measure.results.result import NORMS, LeeResult, concatenate
 
 if __name__ == "measure":  # imported by its folder's name, from a checkout

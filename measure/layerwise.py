@@ -15,13 +15,13 @@ map flattened into one axis makes its whole error in the flattening, and the lin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.errors import SofteqTypeError
+from softeq.measure.checks import check_integer
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
 from softeq.measure.forward.separate import check_batch, check_separate
@@ -29,111 +29,11 @@ from softeq.measure.forward.trace import Call, CallTrace, Declared, pairing
 from softeq.measure.lie_derivative import derivatives
 from softeq.measure.motion.actions import Action
 from softeq.measure.output import Output, output_space
+from softeq.measure.results.layers import WHOLE, LayerwiseResult
 from softeq.measure.settings import FlowChoice, Settings, resolve
 from softeq.testing import TOLERANCES
 
 _SLACK = 100.0  # times the dtype's tolerance: a gap in ||L f||^2 of more says that the parts are wrong
-_LISTED = 10  # of what could not be attributed, in the text
-WHOLE = ""  # the model's own name among the modules, as in nn.Module.named_modules()
-
-
-@dataclass(frozen=True, eq=False)  # tensors have no single truth of equality
-class LayerwiseResult:
-    """The error's signed parts by module.
-
-    Attributes:
-        flows: names of the flows.
-        output: the output space.
-        stencil, boundary, margin: how the images' derivatives were taken ("own": as each flow says, if at all).
-        names: module names in the order of their first call, the model itself ("") last; a module called several
-            times stands once, with the sum of its calls.
-        types: the modules' class names.
-        leaf: per name, False where the part is that of the operations between a module's submodules.
-        contributions: (n_flows, n_names, B) float64, in the units of ||L f||^2.
-        total: (n_flows, B) float64, ||L f||^2 from forward mode.
-        not_attributable: (name, reason) of the modules whose part went to the nearest module around them.
-    """
-
-    flows: tuple[str, ...]
-    output: str
-    stencil: str
-    boundary: str
-    margin: int
-    names: tuple[str, ...]
-    types: tuple[str, ...]
-    leaf: tuple[bool, ...]
-    contributions: Tensor
-    total: Tensor
-    not_attributable: tuple[tuple[str, str], ...]
-
-    def _index(self, flow: str | None) -> int:
-        if flow is None and len(self.flows) == 1:
-            return 0
-        if flow not in self.flows:
-            raise SofteqValueError(f"flow: expected one of {', '.join(self.flows)}, got {flow!r}")
-        return self.flows.index(flow)
-
-    def shares(self, flow: str | None = None) -> dict[str, float]:
-        """Module name -> its signed share of sum ||L f||^2 over the batch; they sum to 1 up to `gap`.
-
-        `flow` may be left out where there is one alone.
-        """
-        k = self._index(flow)
-        return dict(zip(self.names, (self.contributions[k].sum(1) / self.total[k].sum()).tolist(), strict=True))
-
-    def by_type(self, flow: str | None = None) -> dict[str, float]:
-        """Class name -> summed share; "functional" for what lies between modules. Largest magnitude first."""
-        sums: dict[str, float] = {}
-        for share, kind, leaf in zip(self.shares(flow).values(), self.types, self.leaf, strict=True):
-            label = kind if leaf else "functional"
-            sums[label] = sums.get(label, 0.0) + share
-        return dict(sorted(sums.items(), key=lambda item: -abs(item[1])))
-
-    def top(self, n: int = 10, flow: str | None = None) -> list[tuple[str, float]]:
-        """The n modules of the largest share in magnitude, with it."""
-        return sorted(self.shares(flow).items(), key=lambda item: -abs(item[1]))[:n]
-
-    def gap(self, flow: str | None = None) -> float:
-        """|sum of the parts - ||L f||^2| / ||L f||^2: backward mode against forward mode."""
-        k = self._index(flow)
-        whole = self.total[k].sum()
-        return float((self.contributions[k].sum() - whole).abs() / whole)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able: per flow the shares, the shares by type and the gap; what could not be attributed, and why."""
-        return {
-            "flows": list(self.flows),
-            **{name: getattr(self, name) for name in ("output", "stencil", "boundary", "margin")},
-            "samples": self.total.shape[1],
-            "modules": [
-                {"name": name, "type": kind, "functional": not leaf}
-                for name, kind, leaf in zip(self.names, self.types, self.leaf, strict=True)
-            ],
-            "shares": {flow: self.shares(flow) for flow in self.flows},
-            "by_type": {flow: self.by_type(flow) for flow in self.flows},
-            "gap": {flow: self.gap(flow) for flow in self.flows},
-            "not_attributable": [{"name": name, "reason": reason} for name, reason in self.not_attributable],
-        }
-
-    def table(self, flow: str | None = None, n: int = 10) -> str:
-        """The n modules of the largest share for one flow, as text."""
-        kinds = dict(zip(self.names, zip(self.types, self.leaf, strict=True), strict=True))
-        name_of_flow = self.flows[self._index(flow)]
-        lines = [f"{name_of_flow}: shares of ||L f||^2 ({self.output}), gap {self.gap(flow):.1e}"]
-        for name, share in self.top(n, flow):
-            kind, leaf = kinds[name]
-            lines.append(f"{share:8.1%}  {name or '(the model)'}  {kind if leaf else f'{kind}: functional operations'}")
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        tables = "\n\n".join(self.table(flow) for flow in self.flows)
-        if not self.not_attributable:
-            return tables
-        lines = [f"  {name}: {reason}" for name, reason in self.not_attributable[:_LISTED]]
-        if len(self.not_attributable) > _LISTED:
-            lines.append(f"  and {len(self.not_attributable) - _LISTED} more: see not_attributable")
-        listed = "\n".join(lines)
-        return f"{tables}\n\nnot attributable, counted in the module around it:\n{listed}"
 
 
 def layerwise(
@@ -155,7 +55,8 @@ def layerwise(
     Args:
         model: any module on `x`; it is run as measure.prepare.measurable does and left as it was.
         x: (B, ...) floating.
-        flow: one flow or several; each costs one backward pass.
+        flow: one flow or several. All share one forward-mode pass and one plain one; each costs a backward pass and its
+            tangents on the way, about three to four forward passes: ask for several at once.
         output: "probabilities" and "logits" of (B, K), invariant; or an Action, by which the raw output moves.
         actions: module name -> the action of its output, or (of its input, of its output), or None to leave it out.
             What is not named is inferred from shapes where that is safe (measure.actions.infer_action).
@@ -173,6 +74,9 @@ def layerwise(
         raise SofteqTypeError(f"model: expected an nn.Module, whose parts share the error, got {type(model).__name__}")
     settings, space = resolve(flow, stencil, boundary, margin), output_space(output)
     prefix = getattr(model, "num_prefix_tokens", None) if prefix is None else prefix
+    for name, value in (("batch_size", batch_size), ("chunk", chunk)):
+        if value is not None:
+            check_integer(name, value, 1)
     pieces = torch.split(x, batch_size or max(1, len(x)))
     with measurable(model):
         options = (settings, space, actions, prefix, chunk)

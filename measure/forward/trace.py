@@ -23,10 +23,11 @@ from softeq.measure.errors import NotMeasurable
 from softeq.measure.motion.actions import Action
 from softeq.measure.motion.flows import Flow
 from softeq.measure.motion.infer import infer_action
+from softeq.measure.motion.spaces import ZeroFlow
 
 # In evaluation these return what they are given, attention weights included, whose action nobody can tell.
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-_MARK = "_softeq_motion"  # on a module's output, so that the next module need not infer what this one declared
+_MARK = "_softeq_carried"  # on a tensor at a boundary: what it is, so that the next one need not tell again
 
 Declared = Action | tuple[Action, Action] | None
 
@@ -34,18 +35,37 @@ Declared = Action | tuple[Action, Action] | None
 Motion = tuple[Flow, ...]  # how one tensor moves, for each flow of the input
 
 
+class Carried:
+    """A tensor that passes one boundary after another, how it moves, and its tangent along one flow at a time."""
+
+    def __init__(self, tensor: Tensor, motion: Motion) -> None:
+        self.tensor, self.motion = tensor.detach(), motion
+        self._version, self._index = tensor._version, -1
+        self._tangent: Tensor | None = None
+
+    def changed(self) -> bool:
+        """Whether the tensor was overwritten after it passed here, so that its tangent can no longer be told."""
+        return self.tensor._version != self._version
+
+    def tangent(self, index: int) -> Tensor | None:
+        """Along the flow of that number; None where it does not move. Asked for by one boundary after another."""
+        if isinstance(self.motion[index], ZeroFlow):
+            return None
+        if self._index != index:
+            self._index, self._tangent = index, self.motion[index].tangent(self.tensor)
+        return self._tangent
+
+
 @dataclass
 class Edge:
     """A tensor at a module's boundary, and its pairings <gradient, X tensor>: (n_flows, B) float64."""
 
-    tensor: Tensor
-    motion: Motion
+    carried: Carried
     pairings: Tensor
-    version: int
 
     def changed(self) -> bool:
-        """Whether the tensor was overwritten after it passed here, so that its tangent can no longer be told."""
-        return self.tensor._version != self.version
+        """See Carried."""
+        return self.carried.changed()
 
 
 @dataclass(eq=False)
@@ -90,6 +110,14 @@ def pairing(a: Tensor, b: Tensor) -> Tensor:
     """Per sample the real inner product of (B, ...) tensors, (B,) float64; of complex ones, real and imaginary part."""
     product = (a.conj() * b).real if a.is_complex() or b.is_complex() else a * b
     return product.flatten(1).sum(1, dtype=torch.float64)
+
+
+def _same(tensor: Tensor, motion: Motion) -> Carried | None:
+    """What `tensor` was at the boundary before, if nothing was written into it and it moves alike."""
+    carried, version = getattr(tensor, _MARK, (None, 0))
+    if carried is None or tensor._version != version or carried.motion is not motion:
+        return None
+    return carried
 
 
 def _moving(value: Any) -> bool:
@@ -163,23 +191,20 @@ class CallTrace:
 
     def new_edge(self, tensor: Tensor, motion: Motion) -> tuple[Tensor, Edge]:
         """A clone of `tensor` to go on with, and the edge that collects what passes through it on the way back."""
-        edge = Edge(
-            tensor.detach(),
-            motion,
-            torch.zeros(len(self._flows), self._x_shape[0], dtype=torch.float64, device=tensor.device),
-            tensor._version,
-        )
-        through = tensor.clone()
+        carried = _same(tensor, motion) or Carried(tensor, motion)
+        pairings = torch.zeros(len(self._flows), self._x_shape[0], dtype=torch.float64, device=tensor.device)
+        edge, through = Edge(carried, pairings), tensor.clone()
         through.register_hook(lambda gradient: self._pair(edge, gradient))
-        setattr(through, _MARK, motion)
+        setattr(through, _MARK, (carried, through._version))
         return through, edge
 
     @torch.no_grad()
     def _pair(self, edge: Edge, gradient: Tensor) -> None:
         if edge.changed():
             return
-        tangent = edge.motion[self.flow_index].tangent(edge.tensor)
-        edge.pairings[self.flow_index] += pairing(gradient, tangent)
+        tangent = edge.carried.tangent(self.flow_index)
+        if tangent is not None:
+            edge.pairings[self.flow_index] += pairing(gradient, tangent)
 
     def _entering(self, name: str) -> Any:
         module = self._modules[name]
@@ -219,14 +244,14 @@ class CallTrace:
         if isinstance(declared, tuple):
             return self._under(declared[0], tensor)
         known = getattr(tensor, _MARK, None)
-        return known if known is not None else self._inferred(call, tensor)
+        return known[0].motion if known is not None else self._inferred(call, tensor)
 
     def _output_motion(self, call: Call, tensor: Tensor) -> Motion:
         declared = self._actions.get(call.name)
         if declared is not None:
             return self._under(declared[1] if isinstance(declared, tuple) else declared, tensor)
         known = getattr(tensor, _MARK, None)
-        return known if known is not None else self._inferred(call, tensor)
+        return known[0].motion if known is not None else self._inferred(call, tensor)
 
     def _under(self, action: Action, tensor: Tensor) -> Motion:
         return tuple(action.flow(flow, self._x_shape, tuple(tensor.shape)) for flow in self._flows)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.measure.checks import check_integer
-from softeq.measure.motion.stencils import check_choice, image_gradient, on_pixels, resample
+from softeq.measure.motion.stencils import check_choice, image_slope, on_pixels, resample
 
 
 class Flow(ABC):
@@ -179,9 +179,12 @@ def affine_tangents(
     velocity = [
         torch.einsum("kj,jhw->khw", wanted[:, start::2], base) * mask for start, base in ((0, across), (1, down))
     ]
-    along_columns, along_rows = image_gradient(x, stencil, boundary)
-    v_columns, v_rows = (v[:, None, None].to(x) for v in velocity)
-    return -(v_columns * along_columns + v_rows * along_rows)
+    total: Tensor | None = None
+    for axis, v in zip((-1, -2), velocity, strict=True):
+        if bool(v.any()):  # most flows of a map deep in a network go along one axis alone
+            part = -v[:, None, None].to(x) * image_slope(x, axis, stencil, boundary)
+            total = part if total is None else total.add_(part)
+    return x.new_zeros(len(wanted), *x.shape) if total is None else total
 
 
 def tangents(flows: Sequence[Flow], x: Tensor) -> Tensor:

@@ -57,10 +57,14 @@ def image_gradient(x: Tensor, stencil: str = "bspline", boundary: str = "mirror"
         SofteqValueError: an unknown stencil or boundary.
     """
     check_choice(stencil, boundary)
+    return image_slope(x, -1, stencil, boundary), image_slope(x, -2, stencil, boundary)
+
+
+def image_slope(x: Tensor, axis: int, stencil: str, boundary: str) -> Tensor:
+    """The derivative of images (..., H, W) along the columns (axis -1) or the rows (-2), per pixel."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision rounds the matrix too coarsely
-    height, width = x.shape[-2:]
-    across, down = (derivative_matrix(n, stencil, boundary, wide.dtype).to(wide) for n in (width, height))
-    return (wide @ across.T).to(x.dtype), (down @ wide).to(x.dtype)
+    matrix = derivative_matrix(x.shape[axis], stencil, boundary, wide.dtype).to(wide)
+    return (wide @ matrix.T if axis == -1 else matrix @ wide).to(x.dtype)
 
 
 def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str = "mirror") -> Tensor:

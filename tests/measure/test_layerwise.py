@@ -298,3 +298,26 @@ def test_timm_vit_with_tokens():
     for name in ("patch_embed.proj", "blocks.0.mlp.act", ""):
         assert abs(shares[name]) > 1e-6  # a coarse grid, aliasing by a nonlinearity, position embeddings
     assert not any("attn_drop" in name for name, _ in result.not_attributable)
+
+
+def test_intervals_over_images_hold_the_shares_and_shrink():
+    torch.manual_seed(0)
+    model = Residual()
+    result = layerwise(model, images(12), ["rotation", "scale"], output="logits")
+    shares, ends = result.shares("scale"), result.intervals("scale")
+    for name, (low, high) in ends.items():
+        assert low <= shares[name] <= high
+    assert ends == result.intervals("scale")
+    assert ends != result.intervals("scale", seed=1)
+    wide = layerwise(model, images(3), "scale", output="logits").intervals(level=0.99)
+    assert sum(h - low for low, h in wide.values()) > sum(h - low for low, h in ends.values())
+    alone = layerwise(model, images(1), "scale", output="logits")
+    assert all(low != low for low, _ in alone.intervals().values())
+    record = json.loads(json.dumps(result.to_dict()))
+    assert record["intervals"]["scale"]["stem"] == list(ends["stem"])
+    assert "negative share" in record["how_to_read"]
+    assert "[" in result.table("scale")
+    with pytest.raises(SofteqValueError, match="level: expected"):
+        result.intervals("scale", level=2)
+    with pytest.raises(SofteqValueError, match="batch_size: expected"):
+        layerwise(model, images(1), "scale", output="logits", batch_size=0)

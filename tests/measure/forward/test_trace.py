@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.trace import CallTrace
 from softeq.measure.layerwise import layerwise
 from softeq.measure.motion.actions import Invariant
@@ -124,21 +125,37 @@ def test_activations_in_place_are_switched_off_and_back_on():
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_tensors_overwritten_behind_a_module_are_listed_and_the_sum_stands():
+class Keeps(Mask):
+    """Holds on to what it returned."""
+
+    def forward(self, x):
+        self.kept = super().forward(x)
+        return self.kept
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_tensors_overwritten_behind_a_module(kept):
+    """The one that goes on is a copy; where both are one to the model, the parts miss the sum, and are refused."""
+
     class Overwriting(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.second = Mask(16), Mask(16)
+            self.first, self.second = Keeps(16), Mask(16)
 
         def forward(self, x):
             y = self.first(x)
             z = self.second(y)
-            y.mul_(0.5)  # after `second` took it
+            (self.first.kept if kept else y).mul_(0.5)  # after `second` took it
             return (y + z).square().mean((-1, -2))
 
+    if kept:
+        with pytest.raises(NotMeasurable, match="miss"):
+            layerwise(Overwriting(), images(), "rotation", output="logits")
+        return
     result = layerwise(Overwriting(), images(), "rotation", output="logits")
     assert_complete(result)
-    assert dict(result.not_attributable) == {"second": "a tensor at its boundary was overwritten in place afterwards"}
+    assert not result.not_attributable
+    assert result.names == ("first", "second", "")
 
 
 def hooks(model):
