@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from softeq.errors import MissingExtraError, SofteqTypeError, SofteqValueError
-from softeq.measure.calculators.causes import Facts, causes_of, noise_of
+from softeq.measure.calculators.causes import Facts, causes_of
 from softeq.measure.calculators.continuity import jumps, path_of
 from softeq.measure.calculators.dynamics import drift
 from softeq.measure.calculators.evaluate import Evaluate, Point
+from softeq.measure.calculators.noise import noise_of
 from softeq.measure.calculators.result import CalculatorResult, Levels, symmetry_numbers
 from softeq.measure.calculators.slopes import net, slopes, strain_slopes
 from softeq.measure.calculators.symmetry import Deviations, all_symmetries, deviations, translations
@@ -72,7 +73,7 @@ def audit_calculator(
         NotMeasurable: the calculator fails at a structure as it is.
     """
     structures = _structures(atoms)
-    _check_numbers(degree, steps, temperature, energy_error, force_error)
+    _check_numbers(degree, steps, seed, temperature, energy_error, force_error)
     evaluate, found, generator = Evaluate(calculator), _Found(), np.random.default_rng(seed)
     on_check("structures")
     bases = [evaluate(own) for own in structures]
@@ -136,10 +137,12 @@ def _structures(atoms: Any) -> list[Any]:
 
 
 def _check_numbers(
-    degree: int, steps: int, temperature: float, energy_error: float | None, force_error: float | None
+    degree: int, steps: int, seed: int, temperature: float, energy_error: float | None, force_error: float | None
 ) -> None:
     if not 1 <= degree <= 15:
         raise SofteqValueError(f"degree: expected 1 to 15, got {degree}")
+    if seed < 0:
+        raise SofteqValueError(f"seed: expected 0 or more, got {seed}")
     if steps != 0 and not 20 <= steps <= 1_000_000:
         raise SofteqValueError(f"steps: expected 20 or more, or 0 for none, got {steps}")
     for name, value in {"temperature": temperature, "energy_error": energy_error, "force_error": force_error}.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,13 @@ import numpy as np
 from softeq.measure.calculators.continuity import Jump, Path
 from softeq.measure.calculators.cutoffs import cause_of
 from softeq.measure.calculators.evaluate import Evaluate, Point
-from softeq.measure.calculators.probes import cell_taken, invariant_axis, smallest_ordered
+from softeq.measure.calculators.noise import SINGLE, Noise
+from softeq.measure.calculators.probes import cell_taken, invariant_axis, is_constant, smallest_ordered
 from softeq.measure.calculators.slopes import STEP, STRAIN, Slopes
 from softeq.measure.calculators.symmetry import Deviations
 from softeq.measure.errors import NotMeasurable
 
 Array = np.ndarray
-SINGLE = float(np.finfo(np.float32).eps)
 
 
 FOLLOW = {
@@ -35,44 +35,6 @@ class Cause:
 
     name: str
     evidence: str
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What counts as zero.
-
-    Attributes:
-        energy, forces: eV, eV/Angstrom.
-        rounding: eV, of a single energy; without the floor that ``energy`` has.
-        repeated: the largest differences between answers to the same question.
-        single: whether every force is a float32 number.
-    """
-
-    energy: float
-    forces: float
-    rounding: float
-    repeated: tuple[float, float]
-    single: bool
-
-
-def noise_of(base: Point, again: Sequence[Point]) -> Noise:
-    """From answers to the same question with others in between, and from the dtype that the forces betray.
-
-    Rounding is taken as 8 units of the energy's last place; for forces as a hundred thousandth of the longest, since
-    they are differences of larger numbers.
-    """
-    single = base.forces is not None and bool(base.forces.any()) and _is_single(base.forces)
-    unit = SINGLE if single else float(np.finfo(np.float64).eps)
-    longest = 0.0 if base.forces is None else float(np.linalg.norm(base.forces, axis=1).max())
-    changed = max(abs(point.energy - base.energy) for point in again)
-    moved = 0.0 if base.forces is None else max(float(np.abs(point.forces - base.forces).max()) for point in again)
-    rounding = max(5 * changed, 8 * unit * abs(base.energy))
-    forces = max(1e-5, 5 * moved, (200 if single else 1e3) * unit * longest)
-    return Noise(max(1e-6, rounding), forces, rounding, (changed, moved), single)
-
-
-def _is_single(values: Array) -> bool:
-    return bool((values.astype(np.float32).astype(np.float64) == values).all())
 
 
 @dataclass(frozen=True)
@@ -104,6 +66,7 @@ def causes_of(facts: Facts) -> list[Cause]:
     """All causes that the facts show; a rule whose own questions the calculator cannot answer is passed over."""
     rules: tuple[Callable[[Facts], Cause | None], ...] = (
         _repeated,
+        _constant,
         _precision,
         _order,
         _place,
@@ -134,6 +97,18 @@ def _repeated(facts: Facts) -> Cause | None:
         "not repeatable",
         f"the same atoms, asked again after others, have an energy {energy:.2g} eV and forces {forces:.2g} eV/Å away: "
         "chance (dropout, sampling) or memory of what was asked before; nothing below that can be measured",
+    )
+
+
+def _constant(facts: Facts) -> Cause | None:
+    if len(facts.atoms) == 1 and not facts.atoms.pbc.any():
+        return None
+    if not is_constant(facts.evaluate, facts.atoms, facts.base.energy, facts.generator):
+        return None
+    return Cause(
+        "constant",
+        "moving every atom and stretching the cell leave the energy exactly as it was: nothing depends on the atoms, "
+        "and symmetry means nothing",
     )
 
 

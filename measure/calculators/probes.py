@@ -81,3 +81,11 @@ def smallest_ordered(evaluate: Evaluate, atoms: Any, noise: float, generator: np
         if any(differs(evaluate, noise, cluster[generator.permutation(size)], cluster) for _ in range(3)):
             return size
     return None
+
+
+def is_constant(evaluate: Evaluate, atoms: Any, energy: float, generator: np.random.Generator) -> bool:
+    """Whether the energy stays as it was, to the last digit, when every atom moves and the cell grows by 2%."""
+    moved = atoms.copy()
+    moved.set_cell(1.02 * atoms.cell.array, scale_atoms=True)
+    moved.positions += 0.1 * generator.normal(size=(len(atoms), 3))
+    return evaluate(moved).energy == energy

@@ -53,10 +53,12 @@ def _measured(found: Mapping[str, Any]) -> list[str]:
 
 def _overall(found: Mapping[str, Any]) -> str:
     several = found["structures"] > 1
-    what = f"{found['formula']}{' and others' if several else ''} ({found['atoms']} atoms)"
+    what = f"{found['formula']}{' and others' if several else ''} ({found['atoms']} atom{'s' * (found['atoms'] != 1)})"
     broken = [name for name in _measured(found) if is_broken(found, name)]
     if not _measured(found):
         return f"{what}: no symmetry could be measured."
+    if any(cause["name"] == "constant" for cause in found["causes"]):
+        return f"{what}: its answers do not depend on the atoms."
     if not broken:
         return f"{what}: it follows every symmetry that was measured, within rounding."
     ratio, about = max(ratio_to_level(found, name) for name in broken), found["levels"]["about"]

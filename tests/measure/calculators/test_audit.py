@@ -49,6 +49,7 @@ BROKEN = {
     "Pressure": (toys.crystal, "unit of the stress", "-1 times"),
     "Unwrapped": (toys.crystal, "periodic images", "outside of the cell"),
     "Random": (toys.cluster, "not repeatable", "chance"),
+    "Constant": (toys.crystal, "constant", "exactly as it was"),
     "Single": (toys.cluster, "float32", "compute in float64"),
 }
 
@@ -107,17 +108,17 @@ def test_sizes_are_those_of_the_breaking():
 
 
 def test_several_structures_and_the_models_own_error():
-    frames = [toys.cluster(0), toys.cluster(1), toys.water()]
+    frames = [toys.cluster(0), toys.water()]
     found = audit_calculator(toys.Field(), frames, energy_error=0.002, force_error=0.03, **QUICK)
     alone = [audit_calculator(toys.Field(), frame, **QUICK).checks["rotation"]["energy_max_ev"] for frame in frames]
-    assert found.structures == 3
+    assert found.structures == 2
     assert found.checks["rotation"]["energy_max_ev"] == pytest.approx(max(alone), rel=0.5)
     assert (found.levels.energy, found.levels.forces) == (pytest.approx(0.016), 0.03)
     assert "own test error" in found.levels.about
 
 
 def test_the_same_seed_gives_the_same_numbers():
-    first, second, other = (audit_calculator(toys.Field(), toys.cluster(), seed=s, **QUICK).checks for s in (0, 0, 1))
+    first, second, other = (audit_calculator(toys.Field(), toys.water(), seed=s, **QUICK).checks for s in (0, 0, 1))
     assert first == second != other
 
 
@@ -176,6 +177,13 @@ def test_bad_input():
             audit_calculator(toys.Right(), atoms)
     with pytest.raises(SofteqTypeError, match="structure 0: expected an ase Atoms, got int"):
         audit_calculator(toys.Right(), [3])
-    for option, value in (("degree", 0), ("degree", 99), ("steps", 5), ("temperature", 0), ("force_error", np.nan)):
+    for option, value in (
+        ("seed", -1),
+        ("degree", 0),
+        ("degree", 99),
+        ("steps", 5),
+        ("temperature", 0),
+        ("force_error", np.nan),
+    ):
         with pytest.raises(SofteqValueError, match=f"{option}: expected"):
             audit_calculator(toys.Right(), toys.cluster(), **{option: value})

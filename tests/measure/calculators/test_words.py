@@ -39,7 +39,11 @@ def test_one_that_matters_and_one_that_hardly_does():
 def test_without_forces_and_with_nothing_to_measure():
     assert any(text.startswith("Cause: handedness") for text in said(toys.Handed(), toys.cluster()))
     found = audit_calculator(toys.Right(), Atoms("O"), degree=1, steps=0).as_dict()
-    assert verdict(found | {"checks": {}})[0] == "O (1 atoms): no symmetry could be measured."
+    assert verdict(found | {"checks": {}})[0] == "O (1 atom): no symmetry could be measured."
+
+
+def test_a_constant_answer_is_not_praised():
+    assert said(toys.Constant(), toys.cluster())[0].endswith("its answers do not depend on the atoms.")
 
 
 def test_the_ratio_is_of_the_worse_of_energy_and_forces():
