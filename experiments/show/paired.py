@@ -129,8 +129,10 @@ def differences(records: Sequence[Record], key: str, reference: str = "soft") ->
             continue
         a, b = by_seed(records, own, key), by_seed(records, variant, key)
         try:
-            found.append(paired(a, b, kind_of(key)))
+            one = paired(a, b, kind_of(key))
         except SofteqError:
             continue
-        pairs.append((own, variant))
+        if one.n > 1:  # of a single pair nothing is known
+            found.append(one)
+            pairs.append((own, variant))
     return dict(zip(pairs, holm(found), strict=True))

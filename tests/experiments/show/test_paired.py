@@ -75,3 +75,4 @@ def test_soft_stands_against_every_arm_of_its_size(make_record):
     alone = module.paired({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.4}, "difference")
     assert first.p == pytest.approx(min(1.0, 2 * alone.p))
     assert differences(records, "accuracy", reference="frozen") == {}
+    assert differences(records[::2], "accuracy") == {}, "single pairs"
