@@ -109,11 +109,14 @@ def add_projection(base: Tensor | None, weight: Tensor, blocks: Blocks) -> Tenso
     return _AddProjection.apply(base, weight, blocks)
 
 
-def squared_norm(parameter: Tensor) -> Tensor:
-    """``||w||^2``, 0-d."""
-    if written_out():
-        return parameter.square().sum()
-    return _SquaredNorm.apply(parameter)
+def weighted_squares(factors: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    """``sum_i factors[i] ||tensors[i]||^2``, 0-d: one node for all of them."""
+    first = tensors[0]
+    alike = all(t.dtype == first.dtype and t.device == first.device and not hasattr(t, "full_tensor") for t in tensors)
+    if alike and not written_out() and not any(isinstance(factor, Tensor) for factor in factors):
+        return _WeightedSquares.apply(tuple(factors), *tensors)
+    terms = [factor * unsharded(t.square().sum()) for factor, t in zip(factors, tensors, strict=True)]
+    return sum(terms[1:], terms[0])
 
 
 def split_squared_norm(weight: Tensor, blocks: Blocks, inside: float, outside: float) -> Tensor:
@@ -197,26 +200,33 @@ class _AddProjection(torch.autograd.Function):
         return _add_projection(base, weight, ctx.blocks)
 
 
-class _SquaredNorm(torch.autograd.Function):
+class _WeightedSquares(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(parameter: Tensor) -> Tensor:
-        flat = parameter.reshape(-1)
-        return torch.dot(flat, flat)
+    def forward(factors: tuple[float, ...], *tensors: Tensor) -> Tensor:
+        flat = [tensor.reshape(-1) for tensor in tensors]
+        total = factors[0] * torch.dot(flat[0], flat[0])
+        for factor, one in zip(factors[1:], flat[1:], strict=True):
+            total = total + factor * torch.dot(one, one)
+        return total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.save_for_forward(inputs[0])
+        ctx.factors = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return ctx.saved_tensors[0] * (2 * grad)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = zip(ctx.factors, ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
+        return None, *(tensor * (2 * factor * grad) if need else None for factor, tensor, need in wanted)
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        return 2 * (ctx.saved_tensors[0] * tangent).sum()
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
+        pairs = zip(ctx.factors, ctx.saved_tensors, tangents, strict=True)
+        parts = [2 * factor * (tensor * tangent).sum() for factor, tensor, tangent in pairs if tangent is not None]
+        return sum(parts[1:], parts[0])
 
 
 class _SplitSquaredNorm(torch.autograd.Function):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from softeq._arguments import no_equivariant_map
-from softeq._kernels import unsharded
+from softeq._constants import Constants
+from softeq._kernels import unsharded, weighted_squares
 from softeq._ladder import Spanned, described, part_of, signature_of
 from softeq._layout import linear
 from softeq._nested_groups import checked_groups, ladders_between
@@ -26,7 +27,7 @@ from softeq.pathways import (
     plain_linear,
 )
 from softeq.reps import Rep, Scalar, check_same_group
-from softeq.solve import EquivariantProjector
+from softeq.solve import EquivariantProjector, equivariant_basis
 
 
 class SoftLinear(MergedLayer):
@@ -82,6 +83,9 @@ class SoftLinear(MergedLayer):
         self.in_features, self.out_features = rep_in.size, rep_out.size
         self.projector = EquivariantProjector(rep_in, rep_out)
         self.bias_projector = EquivariantProjector(Scalar(rep_out.bound_group), rep_out) if bias else None
+        # Two products with a small dense basis cost less than the projector's many steps.
+        small = self.bias_projector is not None and self.bias_projector.rank * rep_out.size <= 2**18
+        self._bias_basis = Constants.of(_invariant_vectors, rep_out) if small else None
         self.projected = parametrization == "projected" and constraint == "soft"
         if EQUIVARIANT in names and not self.projector.rank:
             raise no_equivariant_map(rep_in, rep_out)
@@ -162,7 +166,11 @@ class SoftLinear(MergedLayer):
     def _project_bias(self, bias: Tensor, base: Tensor | None = None) -> Tensor:
         if self.bias_projector is None:
             raise SofteqValueError("this SoftLinear was built with bias=False and has no bias to project")
-        return self.bias_projector(bias[:, None], None if base is None else base[:, None])[:, 0]
+        if self._bias_basis is None:
+            return self.bias_projector(bias[:, None], None if base is None else base[:, None])[:, 0]
+        basis = self._bias_basis.on(bias)["basis"]
+        own = ((basis @ bias.to(basis.dtype)) @ basis).to(bias.dtype)
+        return own if base is None else base + own
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``; under autocast the weight is merged in its own dtype and cast after."""
@@ -187,9 +195,15 @@ class SoftLinear(MergedLayer):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 away = parameter if id(parameter) not in means else parameter - means[id(parameter)]
-                shaped = unsharded(away).view(projector.shape)
-                total = total + projector.split_squared_norm(shaped, 0.5 * both, 0.5 * residual)
+                total = total + self._split_cost(unsharded(away), projector, 0.5 * both, 0.5 * residual)
         return total
+
+    def _split_cost(self, value: Tensor, projector: EquivariantProjector, inside: float, outside: float) -> Tensor:
+        """``inside ||P v||^2 + outside ||v - P v||^2`` of the weight, or of the bias by its own basis."""
+        if value.dim() == 2 or self._bias_basis is None:
+            return projector.split_squared_norm(value.view(projector.shape), inside, outside)
+        basis = self._bias_basis.on(value)["basis"]
+        return weighted_squares((outside, inside - outside), (value, (basis @ value.to(basis.dtype)).to(value.dtype)))
 
     def folded(self) -> nn.Linear:
         """The plain ``nn.Linear`` that this layer equals, with copies of the merged weight and bias."""
@@ -252,3 +266,8 @@ class SoftLinear(MergedLayer):
         form = "projected" if self.projected else "pathways"
         how = f"constraint={self.constraint!r}, parametrization={form!r}{described(self.ladders)}"
         return f"{self.rep_in!r} -> {self.rep_out!r}, {how}"
+
+
+def _invariant_vectors(rep: Rep) -> dict[str, Tensor]:
+    """An orthonormal basis of the vectors that the group leaves alone, ``(rank, size)``."""
+    return {"basis": equivariant_basis(Scalar(rep.bound_group), rep)[..., 0]}

@@ -233,3 +233,35 @@ def test_the_orbit_form_is_taken_where_a_matrix_would_be_large():
     projector = equivariant_projector(rep, rep)
     assert projector.rank == 80
     assert sum(t.numel() for t in projector.constants.exact.values()) < 80 * 80 * 4
+
+
+def test_weighted_squares_and_their_derivatives():
+    from softeq._kernels import weighted_squares
+
+    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), (5,), (2, 1, 3))]
+    factors = (0.5, 0.0, 3.0)
+
+    def plain(*given):
+        return sum(factor * one.square().sum() for factor, one in zip(factors, given, strict=True))
+
+    torch.testing.assert_close(weighted_squares(factors, tensors), plain(*tensors))
+    assert torch.autograd.gradcheck(lambda *t: weighted_squares(factors, t), tensors, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda *t: weighted_squares(factors, t), tensors)
+    stacked = [torch.stack([t.detach(), 2 * t.detach()]) for t in tensors]
+    found = torch.vmap(lambda *t: weighted_squares(factors, t))(*stacked)
+    torch.testing.assert_close(found, torch.stack([plain(*tensors), 4 * plain(*tensors)]).detach())
+    mixed = [tensors[0], tensors[1].float()]
+    torch.testing.assert_close(
+        weighted_squares((1.0, 2.0), mixed), mixed[0].square().sum() + 2 * mixed[1].square().sum()
+    )
+
+
+def test_the_bias_by_its_own_basis_is_the_projectors():
+    layer = SoftLinear(*[(2 * Scalar + Vector + 2 * T(2))(groups.O(3))] * 2).double()
+    bias, base = torch.randn(2, layer.out_features, dtype=torch.float64)
+    assert layer._bias_basis is not None
+    expected = layer.bias_projector(bias[:, None])[:, 0]
+    torch.testing.assert_close(layer._project_bias(bias), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(layer._project_bias(bias, base), base + expected, atol=1e-12, rtol=0)
+    layer._bias_basis = None  # as of a large one
+    torch.testing.assert_close(layer._project_bias(bias, base), base + expected, atol=1e-12, rtol=0)
