@@ -137,7 +137,7 @@ def _direction(facts: Facts) -> Cause | None:
     found = facts.broken("rotation")
     if found is None or found[0] <= facts.noise.energy:
         return None  # forces alone that do not rotate with the atoms are no slopes: see _forces
-    if facts.atoms.pbc.any() and (cell := cell_taken(*_question(facts))) is not None:
+    if facts.atoms.pbc.any() and (cell := _asked(facts, cell_taken)) is not None:
         return cause_of_cell(cell, found[0])
     axis = invariant_axis(facts.evaluate, facts.atoms, facts.generator)
     if axis is None:
@@ -162,8 +162,12 @@ def cause_of_cell(cell: str, energy: float) -> Cause:
     )
 
 
-def _question(facts: Facts) -> tuple[Evaluate, Any, float, np.random.Generator]:
-    return facts.evaluate, facts.atoms, facts.noise.energy, facts.generator
+def _asked(facts: Facts, probe: Callable[[Evaluate, Any, float, np.random.Generator], Any]) -> Any:
+    """What a probe finds; None also where the calculator has no answer, as one that knows no vacuum."""
+    try:
+        return probe(facts.evaluate, facts.atoms, facts.noise.energy, facts.generator)
+    except NotMeasurable:
+        return None
 
 
 def _is_slope(facts: Facts) -> bool:
@@ -185,7 +189,7 @@ def _order(facts: Facts) -> Cause | None:
     others = ("images", "repeated cell", "another cell", "inversion")  # the order of images is the calculator's own
     if found is None and not any(facts.broken(name) for name in others):
         return None
-    size = smallest_ordered(*_question(facts))
+    size = _asked(facts, smallest_ordered)
     told = f"exchanging like atoms in the list changes {_amounts(found)}; " if found else ""
     if size is None or size < 4:
         return Cause("order of the atoms", told.removesuffix("; ")) if found else None

@@ -70,6 +70,16 @@ def test_a_directional_network_in_a_cell_is_not_taken_for_the_cell():
     assert "direction" in names(audit_calculator(Leaning(), toys.crystal(), **QUICK))
 
 
+def test_a_calculator_that_knows_no_vacuum_still_gets_its_cause():
+    class Periodic(toys.Straight):
+        def answer(self, found, atoms):
+            if not atoms.pbc.all():
+                raise ValueError("crystals alone")
+            return found
+
+    assert names(audit_calculator(Periodic(), toys.crystal(), **QUICK))[0] == "direction"
+
+
 def test_classical_potentials_of_ase():
     argon = bulk("Ar", "fcc", 5.2, cubic=True)
     argon.rattle(0.1, seed=1)
