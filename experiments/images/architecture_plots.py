@@ -20,7 +20,7 @@ from softeq.experiments.engine import record
 from softeq.experiments.engine.record import Record
 from softeq.experiments.images.architectures import EXPERIMENTS, OUTPUTS, STENCILS
 from softeq.experiments.images.checkpoints import QUANTITIES, translation
-from softeq.experiments.show.plots import COLOURS, draw_figure, label_log
+from softeq.experiments.show.plots import BAND, COLOURS, draw_figure, label_log
 from softeq.experiments.show.tables import choose_preset, select, variant_order
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _panels(axes: Axes, records: Sequence[Record]) -> None:
     panels = figure.subplots(1, len(STENCILS) + 1)
     handles: list[Any] = []
     shown: list[float] = []
-    for panel, stencil in zip(panels, STENCILS, strict=False):
+    for panel, stencil in zip(panels[:-1], STENCILS, strict=True):
         if panel is not panels[0]:
             panel.sharey(panels[0])
             panel.tick_params(labelleft=False)
@@ -172,7 +172,7 @@ def _panels(axes: Axes, records: Sequence[Record]) -> None:
     label_log(panels[0].yaxis, min(shown), max(shown))
     panels[0].set_ylabel("translation LEE of the logits, relative")
     _ratio_panel(panels[-1], records)
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, title=BAND)
 
 
 def _epochs(panel: Axes, title: str) -> None:
@@ -222,7 +222,7 @@ def _ratio_panel(panel: Axes, records: Sequence[Record]) -> None:
     """ViT over CNN by epoch, one line per stencil; the circle at the right is at matched accuracy."""
     handles, shown = [], [1.0]
     epochs = sorted(set.intersection(*({c["epoch"] for c in r["metrics"]["checkpoints"]} for r in records)))
-    for stencil, colour, dash in zip(STENCILS, COLOURS[2:], _DASHES, strict=False):
+    for stencil, colour, dash in zip(STENCILS, COLOURS[2 : 2 + len(STENCILS)], _DASHES, strict=True):
         found = {
             e: ratios(records, functools.partial(at_epoch, epoch=e), stencil, "logits", "relative") for e in epochs
         }
