@@ -7,8 +7,7 @@ prior step in the same metric leaves the stationary points of loss and prior whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,7 @@ Number = float | Tensor
 """A number, or a 0-d tensor where reading it would make a device wait."""
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """How far a parameter goes: by ``rate g / (sqrt(square) + offset)``, or by ``rate g`` without a square.
 
     Attributes:
@@ -48,23 +46,24 @@ class Metrics:
         self._numbers = _NUMBERS[type(optimizer)]
         self._known: dict[tuple[int, float], Metric] = {}
 
-    def of(self, group: dict[str, Any], parameter: nn.Parameter) -> Metric:
-        """Of one parameter, of this parameter group."""
-        state = self.optimizer.state.get(parameter, {})
-        if not state and type(self.optimizer) is not SGD:
-            return Metric(0.0)
-        step = _number(state.get("step", 0))
+    def of(self, group: dict[str, Any], parameter: nn.Parameter) -> tuple[Metric, Number]:
+        """Of one parameter, of this parameter group; and how many steps it has taken (0 where SGD does not count)."""
+        state = self.optimizer.state.get(parameter)
+        if not state:
+            return (self._numbers(group, {}, 0.0) if type(self.optimizer) is SGD else Metric(0.0)), 0.0
+        step = _number(state.get("step", 0.0))
         if isinstance(step, Tensor):
             shared = self._numbers(group, state, step)
         else:
             key = id(group), step
-            if key not in self._known:
-                self._known[key] = self._numbers(group, state, step)
-            shared = self._known[key]
+            found = self._known.get(key)
+            if found is None:
+                found = self._known[key] = self._numbers(group, state, step)
+            shared = found
         if shared.square is None:
-            return shared
+            return shared, step
         square = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-        return Metric(shared.rate, square, shared.offset, shared.decay, shared.fresh, shared.kept)
+        return Metric(shared.rate, square, shared.offset, shared.decay, shared.fresh, shared.kept), step
 
     def moved(self, parameter: nn.Parameter, metric: Metric) -> Tensor:
         """The step that the optimizer took with this parameter beside a decoupled decay."""
@@ -74,12 +73,6 @@ class Metrics:
                 raise SofteqValueError("optimizer: decoupled weight decay needs the gradients until rule.step")
             total = total + metric.fresh * parameter.grad
         return total if metric.square is None else total / (metric.square.sqrt() + metric.offset)
-
-
-def steps_taken(optimizer: Optimizer, parameter: nn.Parameter) -> Number:
-    """How many steps the optimizer has taken with this parameter; -1 where it does not count (SGD)."""
-    step = optimizer.state.get(parameter, {}).get("step", -1 if type(optimizer) is SGD else 0)
-    return _number(step)
 
 
 def check_optimizer(optimizer: object) -> None:

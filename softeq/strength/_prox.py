@@ -13,12 +13,12 @@ from softeq._kernels import Basis, OrbitBasis
 from softeq.errors import SofteqValueError
 from softeq.solve import EquivariantProjector
 from softeq.strength._charges import Charge, merged_precision
-from softeq.strength._optimizers import Metric, Metrics, Number, check_decay, check_optimizer, steps_taken
+from softeq.strength._optimizers import Metric, Metrics, Number, check_decay, check_optimizer
 
 _Plain = tuple[nn.Parameter, Tensor | None, Metric, float]
 """A parameter, its mean, its metric and c."""
 _CACHED = 2**15
-_MILD = 1e-3
+"""Entries up to which parameters are taken together: one call for each costs more than their copy."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class PriorStep:
                 )
             group = groups[id(parameter)]
             check_decay(group, pull.charge.name)
-            if not self._moved(optimizer, parameter, stepped):
+            metric, taken = metrics.of(group, parameter)
+            if not self._moved(optimizer, parameter, stepped, taken):
                 continue
-            metric = metrics.of(group, parameter)
             _take_back(parameter, metric, metrics)
             if pull.charge.projector is not None:
                 _solve(parameter, pull.mean, metric, pull, pull.charge.projector)
@@ -93,11 +93,9 @@ class PriorStep:
             watch = self._watched[id(optimizer)] = _Watch(optimizer)
         return watch
 
-    def _moved(self, optimizer: Optimizer, parameter: nn.Parameter, stepped: bool) -> bool:
-        if type(optimizer) is SGD:
-            return stepped and parameter.grad is not None
-        taken = steps_taken(optimizer, parameter)
-        if isinstance(taken, Tensor):  # comparing it would make the device wait: such an optimizer leaves no step out
+    def _moved(self, optimizer: Optimizer, parameter: nn.Parameter, stepped: bool, taken: Number) -> bool:
+        # Comparing a tensor would make its device wait; an optimizer that has one leaves no step out.
+        if isinstance(taken, Tensor) or type(optimizer) is SGD:
             return stepped and parameter.grad is not None
         before, self._seen[id(parameter)] = self._seen.get(id(parameter), 0.0), taken
         return taken != before
@@ -131,17 +129,16 @@ def _take_back(parameter: nn.Parameter, metric: Metric, metrics: Metrics) -> Non
 
 
 def _batches(plain: Sequence[_Plain]) -> Iterable[Sequence[_Plain]]:
-    """Small parameters together, in few calls; on a CPU large ones one by one, so that each stays in its cache."""
+    """Small parameters that are pulled alike together, in few calls; large ones and such without a square alone."""
     kinds: dict[tuple[object, ...], list[_Plain]] = {}
     for index, item in enumerate(plain):
         parameter, mean, metric, c = item
         if metric.square is None:  # without a square the factor is a number
             _scale(parameter, mean, metric, c)
-        elif not (isinstance(metric.rate, float) and metric.rate == 0):
-            alone = parameter.device.type == "cpu" and parameter.numel() > _CACHED
-            mild = isinstance(metric.rate, float) and metric.rate * c < _MILD
-            key = (mild, index if alone else -1, parameter.device, parameter.dtype, metric.square.dtype)
-            kinds.setdefault(key, []).append(item)
+            continue
+        alone = parameter.numel() > _CACHED or isinstance(metric.rate, Tensor)
+        like = (index,) if alone else (metric.rate * c, metric.offset, parameter.device, metric.square.dtype)
+        kinds.setdefault(like, []).append(item)
     return kinds.values()
 
 
@@ -154,36 +151,27 @@ def _scale(parameter: nn.Parameter, mean: Tensor | None, metric: Metric, c: floa
 
 
 def _shrink(batch: Sequence[_Plain]) -> None:
-    """``w - m`` times ``D / (D + rate c)`` with ``D = sqrt(v) + offset``, for parameters of one kind, see `_batches`.
-
-    It is bound by memory, so a mild pull is written as ``w - rate c w / (D + rate c)``, two passes less; a strong one
-    as it stands, where that difference would cancel.
-    """
+    """``w - m`` times ``D / (D + rate c)`` with ``D = sqrt(v) + offset``, for parameters with the same rate and c."""
+    _, _, metric, c = batch[0]
+    pull = metric.rate * c
+    if isinstance(pull, float) and pull == 0:
+        return
     weights = [parameter.data for parameter, *_ in batch]
     means = [(weight, mean) for weight, (_, mean, *_) in zip(weights, batch, strict=True) if mean is not None]
     for weight, mean in means:
         weight.sub_(mean)
-    strengths = [metric.rate * c for _, _, metric, c in batch]
     squares = [metric.square for _, _, metric, _ in batch if metric.square is not None]
-    denominators = list(torch._foreach_sqrt(squares))
-    if all(isinstance(k, float) and k < _MILD for k in strengths):
-        _add(denominators, [metric.offset + k for (_, _, metric, _), k in zip(batch, strengths, strict=True)])
-        torch._foreach_addcdiv_(weights, weights, denominators, [-float(k) for k in strengths])
+    flat = squares[0].sqrt() if len(batch) == 1 else torch.cat([square.reshape(-1) for square in squares]).sqrt_()
+    flat.add_(metric.offset)
+    flat.div_(flat + pull)
+    if len(batch) == 1:
+        weights[0].mul_(flat)
     else:
-        _add(denominators, [metric.offset for _, _, metric, _ in batch])
-        torch._foreach_mul_(weights, denominators)
-        _add(denominators, strengths)
-        torch._foreach_div_(weights, denominators)
+        parts = flat.split([weight.numel() for weight in weights])
+        factors = [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+        torch._foreach_mul_(weights, factors)
     for weight, mean in means:
         weight.add_(mean)
-
-
-def _add(tensors: list[Tensor], numbers: Sequence[Number]) -> None:
-    if all(isinstance(number, float) for number in numbers):
-        torch._foreach_add_(tensors, list(numbers))  # type: ignore[arg-type]
-        return
-    for tensor, number in zip(tensors, numbers, strict=True):
-        tensor.add_(number)
 
 
 def _solve(
