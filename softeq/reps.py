@@ -93,4 +93,10 @@ def of_factor(factor: Factor) -> Rep:
     """The representation whose one index is this factor."""
     if not isinstance(factor, Factor):
         raise SofteqTypeError(f"factor: expected a softeq.reps.Factor, got {type(factor).__name__}")
+    try:
+        hash(factor)
+    except TypeError as error:
+        raise SofteqTypeError(
+            f"factor: must be hashable, and {type(factor).__name__} is none: write it as @dataclass(frozen=True)"
+        ) from error
     return Rep([((factor,), 1)])

@@ -51,6 +51,7 @@ class Group:
         discrete_generators: ``(m, d, d)``, invertible; empty for a connected group.
         sampler: draws ``(n, d, d)`` random elements, where a better law than the generic one is known (Haar). A group
             pickles if its sampler does: take a module's function or an object with ``__call__``, no closure.
+        factors: the groups that the blocks on the diagonal belong to; set by ``separate``.
 
     Complex generators on C^d give the group in its real form on R^2d, coordinates (real parts, imaginary parts):
     ``M`` becomes ``[[Re M, -Im M], [Im M, Re M]]``. The Lie algebra is spanned over the reals, so a complex direction

@@ -45,6 +45,19 @@ def weight_two_algebra(A):
     return 2 * A.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
 
 
+@dataclass
+class Unhashable(Factor):
+    """Lacks ``frozen=True``."""
+
+    name: str = "unhashable"
+
+    def size(self, group):
+        return group.d
+
+    def rho(self, group, g):
+        return g
+
+
 @dataclass(frozen=True)
 class Frequency(Factor):
     """Rotations of the plane by a multiple of the angle: a factor written by a user."""
@@ -256,6 +269,8 @@ def test_other_refusals_name_what_was_expected():
         Vector.of(-1)
     with pytest.raises(SofteqTypeError, match=r"expected a softeq.reps.Factor, got str"):
         of_factor("V")
+    with pytest.raises(SofteqTypeError, match=r"Unhashable is none: write it as @dataclass\(frozen=True\)"):
+        of_factor(Unhashable())
     with pytest.raises(SofteqTypeError, match="Factor for every index, got bool"):
         Rep([((True,), 1)], groups.SO(3))
     with pytest.raises(SofteqValueError, match="none"):
