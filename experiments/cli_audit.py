@@ -112,7 +112,6 @@ def audit(
         )
     if not models:
         raise SofteqValueError("models: expected MODEL..., or --calculator with --atoms, got none; see --help")
-    from softeq.experiments.audit import run as work
     from softeq.experiments.audit.settings import Settings
     from softeq.measure.motion.flows import FLOWS
 
@@ -141,9 +140,15 @@ def audit(
         batch_size=_batch_size(batch_size),
         seed=seed,
     )
+    _audited(list(dict.fromkeys(models)), settings, out)
+
+
+def _audited(names: list[str], settings: Any, out: Path) -> None:
+    """Run the audit, write the report, and say on the terminal what came of it."""
+    from softeq.experiments.audit import run as work
+
     # torch's own, on the first use of forward mode; nothing that a user could do anything about
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
-    names = list(dict.fromkeys(models))
     if any(":" in name for name in names) and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # where a user's own module:factory is looked for first
     try:
