@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from softeq._arguments import check_width
 from softeq._layout import turned
 from softeq.bilinear import PUBLISHED_SCALE, SoftBilinear
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.groups import Group
 from softeq.linear import SoftLinear
 from softeq.nonlinearity import SoftGated, gated
-from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, Weights, check_width
+from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, Weights
 from softeq.reps import Rep, T, check_same_group
 
 Channels = int | Rep

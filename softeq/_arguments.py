@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.reps import Rep
 
 
 def whole(name: str, value: Any, least: int | None = None) -> int:
@@ -57,3 +58,9 @@ def no_equivariant_map(given: object, wanted: object) -> SofteqValueError:
         f"no map but zero from {given} to {wanted} is equivariant, so that the hard layer would ignore its input: "
         "expected other representations (or a larger kernel), or constraint='none'"
     )
+
+
+def check_width(x: Tensor, size: int, rep: Rep, what: str = "") -> None:
+    """Raises unless the last axis of a layer's input has ``size`` coordinates; the message names ``what`` and rep."""
+    if x.shape[-1:] != (size,):
+        raise SofteqValueError(f"x: expected shape (..., {size}) for {what}{rep!r}, got {tuple(x.shape)}")

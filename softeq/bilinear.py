@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from softeq._arguments import check_dtype, finite, whole
+from softeq._arguments import check_dtype, check_width, finite, whole
 from softeq._constants import Constants
 from softeq._kernels import contract
 from softeq._layout import in_the_order_of, turned
@@ -20,7 +20,6 @@ from softeq.pathways import (
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
-    check_width,
     pathways_of,
 )
 from softeq.reps import Rep, check_same_group

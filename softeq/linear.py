@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from softeq._arguments import no_equivariant_map
+from softeq._arguments import check_width, no_equivariant_map
 from softeq._constants import Constants
 from softeq._kernels import unsharded, weighted_squares
 from softeq._ladder import Spanned, described, part_of, signature_of
@@ -22,7 +22,6 @@ from softeq.pathways import (
     RESIDUAL_START,
     MergedLayer,
     Weights,
-    check_width,
     pathways_of,
     plain_linear,
 )

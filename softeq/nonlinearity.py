@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softeq._arguments import check_dtype
+from softeq._arguments import check_dtype, check_width
 from softeq._constants import Constants
 from softeq._layout import features_after, is_feature_major
 from softeq.composite import Sum
@@ -17,7 +17,6 @@ from softeq.pathways import (
     RESIDUAL,
     RESIDUAL_START,
     SoftLayer,
-    check_width,
     pathways_of,
 )
 from softeq.reps import Rep, Scalar

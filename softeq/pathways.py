@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from softeq._arguments import check_dtype
+from softeq._constants import Constants as Constants  # for layers of users' own
 from softeq._ladder import Ladder, Spanned
 from softeq._means import forget_means, make_room, means_within
 from softeq._penalty import pathway_penalty
 from softeq.errors import SofteqTypeError, SofteqValueError
-from softeq.reps import Rep
 
 EQUIVARIANT = "equivariant"
 RESIDUAL = "residual"
@@ -34,12 +34,6 @@ def pathways_of(constraint: str) -> tuple[str, ...]:
     if not isinstance(constraint, str) or constraint not in CONSTRAINTS:
         raise SofteqValueError(f"constraint: expected 'soft', 'hard' or 'none', got {constraint!r}")
     return CONSTRAINTS[constraint]
-
-
-def check_width(x: Tensor, size: int, rep: Rep, what: str = "") -> None:
-    """Raises unless the last axis of a layer's input has ``size`` coordinates; the message names ``what`` and rep."""
-    if x.shape[-1:] != (size,):
-        raise SofteqValueError(f"x: expected shape (..., {size}) for {what}{rep!r}, got {tuple(x.shape)}")
 
 
 def relative_defect(off: float | Tensor, near: float | Tensor) -> float:

@@ -144,3 +144,14 @@ class TestSoftTensorProduct:
         outside = SoftTensorProduct(ONE, TWO, WANTED, external_weights=True)
         with pytest.raises(SofteqValueError, match="got none"):
             outside(torch.randn(2, 13), torch.randn(2, 9))
+
+
+def test_a_checkpoint_from_when_the_product_was_e3nns_own_module_loads():
+    """It has the module's constants beside the weight."""
+    layer = SoftTensorProduct("2x0e + 1o", "0e + 1o", "2x0e + 1o + 1e", constraint="hard")
+    theirs = o3.FullyConnectedTensorProduct(layer.irreps_in1, layer.irreps_in2, layer.irreps_out)
+    saved = {f"pathways.equivariant.module.{name}": value for name, value in theirs.state_dict().items()}
+    assert len(saved) > 1
+    layer.load_state_dict(saved)
+    x1, x2 = torch.randn(4, 5), torch.randn(4, 4)
+    torch.testing.assert_close(layer(x1, x2), theirs(x1, x2), atol=1e-5, rtol=1e-5)
