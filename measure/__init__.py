@@ -6,6 +6,7 @@ Lie derivatives follow Gruver, Finzi, Goldblum, Wilson, "The Lie Derivative for 
 
 from softeq.measure.controls import CONTROLS
 from softeq.measure.curve import default_displacements, displacement_curve
+from softeq.measure.decibels import Decibels, equivariance_decibels
 from softeq.measure.defect import equivariance_error, finite_step_curve
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
@@ -74,6 +75,7 @@ __all__ = [
     "AffineFlow",
     "ClassChange",
     "ColourFlow",
+    "Decibels",
     "DisplacementCurve",
     "Element",
     "Flow",
@@ -102,6 +104,7 @@ __all__ = [
     "default_displacements",
     "derivatives",
     "displacement_curve",
+    "equivariance_decibels",
     "equivariance_error",
     "familiar",
     "field_element",

@@ -38,7 +38,8 @@ def _attention(
     weights = _masked_softmax(torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=factor), query, attn_mask)
     shape = (*query.shape[:-1], value.shape[-1])
     count = next(len(operand.tangents) for operand in operands if isinstance(operand, Dual))
-    tangents = [_attention_tangent(weights, (q, k, v), _flats(operands, i), factor) for i in range(count)]
+    values = (at(query, None), at(key, None))
+    tangents = [_attention_tangent(weights, (q, k, v), values, _tangents_of(operands, i), factor) for i in range(count)]
     return Dual(torch.bmm(weights, v).view(shape), [t.view(shape) for t in tangents])
 
 
@@ -52,25 +53,32 @@ def _masked_softmax(logits: Tensor, query: Tensor, mask: Tensor | None) -> Tenso
 
 
 def _attention_tangent(
-    weights: Tensor, operands: tuple[Tensor, ...], tangents: Sequence[Tensor | None], factor: float
+    weights: Tensor,
+    flat: tuple[Tensor, Tensor, Tensor],
+    whole: tuple[Tensor, Tensor],
+    tangents: Sequence[Tensor | None],
+    factor: float,
 ) -> Tensor:
-    (q, k, v), (dq, dk, dv) = operands, tangents
-    found = torch.zeros_like(operands[0][..., :1]) if dv is None else torch.bmm(weights, dv)
+    """(B * heads, N, d): the derivative of weights @ v; `flat` are q, k, v in that shape, `whole` q and k as given."""
+    (q, k, v), (dq, dk, dv) = flat, tangents
+    found = None if dv is None else torch.bmm(weights, _flat(dv))
     if dq is None and dk is None:
-        return found
-    logits = weights.new_empty(1, 1, 1) if dq is None else torch.bmm(dq, k.mT)
-    if dk is not None:
-        logits = torch.baddbmm(logits, q, dk.mT, beta=0 if dq is None else 1)
+        return torch.zeros_like(q[..., :1]) if found is None else found
+    if dq is not None and dk is not None:  # dq k + q dk as one product: the large matrix is written once
+        logits = torch.bmm(_flat(torch.cat([dq, whole[0]], -1)), _flat(torch.cat([whole[1], dk], -1)).mT)
+    else:
+        logits = torch.bmm(q, _flat(dk).mT) if dk is not None else torch.bmm(_flat(dq), k.mT)  # type: ignore[arg-type]
     moved = aten._softmax_backward_data(logits, weights, -1, weights.dtype)
-    return torch.baddbmm(found, moved, v, beta=0 if dv is None else 1, alpha=factor)
+    start = weights.new_zeros(1, 1, 1) if found is None else found
+    return torch.baddbmm(start, moved, v, beta=0 if found is None else 1, alpha=factor)
 
 
 def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, *x.shape[-2:])
 
 
-def _flats(operands: Sequence[Tensor], direction: int) -> list[Tensor | None]:
-    return [_flat(o.tangents[direction]) if isinstance(o, Dual) else None for o in operands]
+def _tangents_of(operands: Sequence[Tensor], direction: int) -> list[Tensor | None]:
+    return [o.tangents[direction] if isinstance(o, Dual) else None for o in operands]
 
 
 def _pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:

@@ -111,6 +111,12 @@ class AffineFlow(Flow):
         """Whether a motion of length t takes pixels to pixels, so that nothing is interpolated: whole shifts, turns."""
         return on_pixels(self._sources(t, height, width))
 
+    def within(self, t: float, height: int, width: int) -> Tensor:
+        """(H, W) bool: pixels whose content comes from within the frame, up to half a pixel."""
+        last = torch.tensor([width - 1, height - 1], dtype=torch.float64)
+        sources = self._sources(t, height, width)
+        return ((sources >= -0.5 - 1e-9) & (sources <= last + 0.5 + 1e-9)).all(-1)
+
     def _sources(self, t: float, height: int, width: int) -> Tensor:
         """(H, W, 2): where each pixel's content comes from, (column, row) in pixels from pixel (0, 0)."""
         generator = torch.zeros(3, 3, dtype=torch.float64)
