@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from softeq import strength
 from softeq.errors import SofteqValueError
 
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, GREY = (
@@ -63,6 +62,8 @@ class Arm:
     @property
     def rule_name(self) -> str:
         """The rule's name in `softeq.strength.RULES`."""
+        from softeq import strength  # here, since figures and `softeq --help` need arms and not torch
+
         return strength.DEFAULT if self.rule == "default" else self.rule
 
 

@@ -7,7 +7,7 @@ from softeq.experiments.engine.experiment import Experiment
 
 def test_an_experiment_by_name(toys):
     assert registry.get("toy") is toys["toy"]
-    assert list(registry.all()) == ["toy", "toy-fails", "toy-breaks", "toy-dies"]
+    assert list(registry.all()) == ["toy", "toy-fails", "toy-breaks", "toy-dies-once", "toy-dies"]
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_closest(toys):

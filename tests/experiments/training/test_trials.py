@@ -9,7 +9,7 @@ from softeq import Scalar, SoftLinear, Vector
 from softeq.experiments.training.loop import Training
 from softeq.experiments.training.published import PublishedPenalty
 from softeq.experiments.training.trials import Trained, choose, crossed, rule_of, run_trials
-from softeq.groups import O
+from softeq.groups import SO2eR3
 
 
 def config(**changes):
@@ -21,7 +21,7 @@ def config(**changes):
 def soft():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return SoftLinear(Vector(O(3)), Scalar(O(3))).double()
+        return SoftLinear(Vector(SO2eR3()), Scalar(SO2eR3())).double()
 
 
 def plain():
