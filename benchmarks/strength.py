@@ -21,7 +21,7 @@ from benchmarks.strength_problems import FAMILIES, Problem, names, problem
 from softeq import Prior, strength
 
 NAME = "strength"
-RECORDS = Path(__file__).parents[1] / "results" / "strength.jsonl"
+RECORDS = Path(__file__).with_suffix(".jsonl")
 RULE_ARMS = ("variational", "mackay", "group-lasso")
 
 
