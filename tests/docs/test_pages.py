@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import softeq
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"])
 BLOCK = re.compile(r"^(<!-- not run: .+ -->\n)?```python\n(.*?)^```\n(?:\n*```text\n(.*?)^```\n)?", re.M | re.S)
@@ -53,6 +55,15 @@ def test_the_code_of_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkey
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_links_of_a_page_lead_somewhere(page):
     assert dead_links(page, page.read_text()) == []
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    whole = ("groups", "reps", "testing", "errors", "fields", "strength")  # modules that are shown as they are
+    shown = {name for home, names in softeq._HOMES.items() if home in whole for name in names}
+    missing = [f"softeq.{name}" for name in softeq.__all__ if name not in shown]
+    missing += [f"softeq.measure.{name}" for name in softeq.measure.__all__]
+    assert [name for name in missing if f"::: {name}\n" not in text] == []
 
 
 def test_these_tests_can_fail(tmp_path):
