@@ -63,7 +63,8 @@ class FrameTask(Task):
     def loss(self, model: Any, rows: Tensor, motion: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Mean square error of the forces, and of the energy per atom and squared Angstrom, in units of the forces'.
 
-        The output beside it is the forces, ``(b, 3 n)``, in units of their size.
+        The output beside it, which it is computed from: ``(b, 3 n + 1)``, forces in units of their size, and the energy
+        in that unit times Angstrom times the square root of the number of atoms.
         """
         data, frames = self.data, self.data.train.rows(rows.to(self.data.train.x.device))
         if motion is not None:
@@ -71,10 +72,15 @@ class FrameTask(Task):
             g = group.sample(len(rows), generator=motion).to(frames.x)
             frames = Split(_turn(g, frames.x), frames.energy, _turn(g, frames.force))
         energy, forces = model.energy_and_forces(batch_of(frames.x, data, model), create_graph=True)
-        of_forces = (forces - frames.force.flatten(0, 1)).square().mean()
-        of_energy = (energy - frames.energy).square().mean() / len(data.numbers)
-        output = forces.view(len(rows), -1) / data.force_size
-        return (of_forces + of_energy) / data.force_size**2, output
+        output, target = (self._scaled(*pair) for pair in ((energy, forces), (frames.energy, frames.force)))
+        squares = (output - target).square()
+        return squares[:, :-1].mean() + squares[:, -1].mean(), output
+
+    def _scaled(self, energy: Tensor, forces: Tensor) -> Tensor:
+        """Energies ``(b,)`` and forces of b frames as outputs, see `loss`."""
+        unit = self.data.force_size
+        of_energy = energy[:, None] / (unit * len(self.data.numbers) ** 0.5)
+        return torch.cat([forces.reshape(len(energy), -1) / unit, of_energy], 1)
 
     def validation_error(self, model: Any) -> float:
         """The mean absolute error of the forces in meV/Angstrom."""

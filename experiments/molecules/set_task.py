@@ -63,12 +63,13 @@ class MoleculeTask(Task):
         """Mean square errors of energy and dipole, or its size, each in units of its size among training molecules."""
         energy, dipole = energy_and_dipole(model, part, create_graph=create_graph)
         of_energy, of_dipole = rms(self.train.energy), self.train.dipole_rms
-        loss = ((energy - part.energy) / of_energy).square().mean()
-        error = part.dipole_error(dipole)
-        if error is None:
-            return loss, (energy / of_energy)[:, None]
-        output = torch.cat([(energy / of_energy)[:, None], dipole / of_dipole], 1)
-        return loss + (error / of_dipole).square().mean() / 3, output
+        output = (energy / of_energy)[:, None]
+        if part.dipole_error(dipole) is not None:
+            output = torch.cat([output, dipole / of_dipole], 1)
+        # Computed from the output: a rule of the prior's strength asks how the loss depends on it.
+        loss = (output[:, 0] - part.energy / of_energy).square().mean()
+        error = part.dipole_error(output[:, 1:] * of_dipole) if output.shape[1] > 1 else None
+        return (loss if error is None else loss + (error / of_dipole).square().mean() / 3), output
 
     def validation_error(self, model: Any) -> float:
         """The loss on validation molecules."""

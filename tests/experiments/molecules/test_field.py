@@ -119,8 +119,12 @@ def test_a_loss_is_its_outputs_and_rotations_are_those_of_the_group(cache):
     rows, seen = torch.arange(4), []
     loss, output = task.loss(model, rows, None)
     target = task.data.train.force[:4].flatten(1) / task.data.force_size
-    assert output.shape == target.shape
-    assert float(((output - target) ** 2).mean()) < float(loss)
+    energy = task.data.train.energy[:4] / task.data.force_size / 3  # nine atoms
+    assert output.shape == (4, target.shape[1] + 1)
+    by_hand = ((output[:, :-1] - target) ** 2).mean() + ((output[:, -1] - energy) ** 2).mean()
+    torch.testing.assert_close(loss, by_hand)
+    (slope,) = torch.autograd.grad(loss, output, retain_graph=True)
+    assert slope.abs().min() > 0, "the loss is computed from the output"
     made = frame_task.batch_of
 
     def watched(x, *others):

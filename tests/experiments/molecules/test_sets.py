@@ -83,6 +83,9 @@ def test_a_training_lowers_the_error_of_both():
     loss, output = task._loss(model, task.train)
     assert loss < 0.6 * before
     assert output.shape == (12, 4)
+    loss, output = task.loss(model, torch.arange(4), None)
+    (slope,) = torch.autograd.grad(loss, output)
+    assert slope.abs().min() > 0, "the loss is computed from the output"
 
 
 def test_the_elements_energies_know_nothing_of_test_molecules(few, monkeypatch):
