@@ -139,3 +139,10 @@ def test_a_seed_is_another_training_and_augmentation_is_by_the_configuration(lin
 
     assert losses(seed=0) == losses(seed=0) != losses(seed=1)
     assert losses() != losses(augment="true") == losses(augment="assumed")
+
+
+@pytest.mark.parametrize("name", ["variational", "mackay", "group-lasso"])
+def test_a_rule_that_finds_the_precision_trains_through_the_same_loop(line, name):
+    metrics = run_trials(line(), soft, config(rule=name))
+    assert math.isfinite(metrics["test_mse"])
+    assert metrics["steps"] == 8
