@@ -36,7 +36,7 @@ def table(dtype=torch.float32, features=5):
 def tiny(variant, seed=0, **changes):
     config = configure("smoke", variant, seed)
     config["network"] |= {"layers": 2, "channels": 4}
-    config["training"] |= {"steps": 80, "batch_size": 20, "validate_every": 20}
+    config["training"] |= {"steps": 160, "batch_size": 20, "validate_every": 20}
     config["trials"] = [{"lr": lr, "prior": {"equivariant": 1e-3, "residual": 1e-3}} for lr in (3e-3, 1e-3)]
     return config | changes
 

@@ -145,13 +145,15 @@ class Place(Right):
 
 
 class Handed(Right):
-    """The volume that the first four atoms of the list span, with its sign."""
+    """The volume, with its sign, that three moments about the centre span; the order of like atoms does not matter."""
 
     implemented_properties = ["energy"]  # noqa: RUF012
 
     def answer(self, found, atoms):
-        p = atoms.positions
-        return {"energy": found["energy"] + 0.1 * float(np.linalg.det(p[1:4] - p[0]))}
+        q = atoms.positions - atoms.positions.mean(0)
+        r = np.linalg.norm(q, axis=1)
+        moments = np.stack([q[atoms.numbers == 8].sum(0), q[atoms.numbers == 6].sum(0), r @ q])
+        return {"energy": found["energy"] + 0.1 * float(np.linalg.det(moments))}
 
 
 class Direct(Right):
