@@ -2,7 +2,8 @@
 
 A network may answer wildly to a hundredth of a pixel and hardly more to a whole one. So beside the local equivariance
 error stands ||flow_out(f(flow_in(x, t)), -t) - f(x)|| over t. Between the pixels the declared stencil interpolates, the
-same whose derivative the Lie derivative takes; shifts by whole pixels and turns by right angles are exact.
+same whose derivative the Lie derivative takes; shifts by whole pixels and turns by right angles are exact. Of an output
+that moves along, only what is in the frame before and after is compared: what left it is nobody's error.
 """
 
 from __future__ import annotations
@@ -118,41 +119,23 @@ def displacement_curve(
         raise SofteqValueError(f"flow: expected one, got {', '.join(settings.names)}")
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
-    times = _checked_times(displacements, settings.flows[0], x)
-    size = batch_size or len(x)
+    walk = _Walk(f, settings, space, _checked_times(displacements, settings.flows[0], x))
     with unchanged(f):
-        pieces = [
-            _moved(
-                f,
-                x[start : start + size],
-                settings,
-                space,
-                times,
-                None if labels is None else labels[start : start + size],
-                start == 0,
-            )
-            for start in range(0, len(x), size)
-        ]
+        values, compared, decisions = walk.over(x, labels, batch_size or len(x))
         found, reason = _slope(slope, f, x, settings, output, norm, seed, batch_size)
-    values = {name: torch.cat([piece.values[name] for piece in pieces], 1) for name in pieces[0].values}
-    if bool(values["mean_square"].isnan().all()):
-        raise NotMeasurable("x: the flow moves none of the samples (blank images?), so they say nothing about f")
-    spread = joined(piece.spread for piece in pieces)
-    values["centred"] = values["mean_square"] / (math.nan if spread is None else spread.variance)
-    first = settings.flows[0]
-    grid = [x.shape[axis] for axis in first.axes]
     return DisplacementCurve(
-        flow=first.name,
-        unit=first.unit,
-        displacements=torch.tensor(times, dtype=torch.float64),
-        exact=tuple(isinstance(first, AffineFlow | GridFlow) and first.exact(t, *grid) for t in times),
+        flow=walk.flow.name,
+        unit=walk.flow.unit,
+        displacements=torch.tensor(walk.times, dtype=torch.float64),
+        exact=walk.exact(x),
+        compared=compared,
         norm=norm,
         output=space.name,
         stencil=settings.stencil,
         boundary=settings.boundary,
         margin=settings.margin,
         values=values,
-        decisions=joined_decisions([piece.decisions for piece in pieces]),
+        decisions=decisions,
         slope=found,
         no_slope=reason,
         level=level,
@@ -205,52 +188,100 @@ def _slope(
 class _Piece:
     values: dict[str, Tensor]  # norm -> (S, B)
     spread: Spread
+    places: list[Tensor | None]  # per motion the output's entries that are compared, (dim,) bool
     decisions: Decisions | None
 
 
-def _moved(
-    f: Callable[[Tensor], Any],
-    x: Tensor,
-    settings: Settings,
-    space: Output,
-    times: Sequence[float],
-    labels: Tensor | None,
-    check: bool,
-) -> _Piece:
-    """One batch under every motion."""
-    flow = settings.flows[0]
+@dataclass(frozen=True)
+class _Walk:
+    """One function under one flow's motions."""
 
-    def read(z: Tensor) -> Tensor:
-        with measurable(f, fused=True), torch.no_grad():
-            found = space.read(f(z))
-        check_batch(found, len(z))
+    f: Callable[[Tensor], Any]
+    settings: Settings
+    space: Output
+    times: Sequence[float]
+
+    @property
+    def flow(self) -> Flow:
+        """The flow of the input."""
+        return self.settings.flows[0]
+
+    def exact(self, x: Tensor) -> tuple[bool, ...]:
+        """Per motion, whether nothing is interpolated."""
+        flow = self.flow
+        grid = [x.shape[axis] for axis in flow.axes]
+        return tuple(isinstance(flow, AffineFlow | GridFlow) and flow.exact(t, *grid) for t in self.times)
+
+    def over(self, x: Tensor, labels: Tensor | None, size: int) -> tuple[dict[str, Tensor], Tensor, Decisions | None]:
+        """Norms (S, B), the share of the output that was compared (S,), and decisions, `size` samples at once."""
+        parts = [None] * -(-len(x) // size) if labels is None else labels.split(size)
+        pieces = [
+            self.piece(part, own, check=k == 0) for k, (part, own) in enumerate(zip(x.split(size), parts, strict=True))
+        ]
+        values = {name: torch.cat([piece.values[name] for piece in pieces], 1) for name in pieces[0].values}
+        if bool(values["mean_square"].isnan().all()):
+            raise NotMeasurable("x: the flow moves none of the samples (blank images?), so they say nothing about f")
+        spread, places = joined(piece.spread for piece in pieces), pieces[0].places
+        variances = [math.nan if spread is None else spread.variance(one) for one in places]
+        values["centred"] = values["mean_square"] / torch.tensor(variances, dtype=torch.float64)[:, None]
+        compared = torch.tensor([1.0 if one is None else float(one.double().mean()) for one in places])
+        return values, compared.double(), joined_decisions([piece.decisions for piece in pieces])
+
+    def piece(self, x: Tensor, labels: Tensor | None, *, check: bool) -> _Piece:
+        """One batch under every motion; with `check`, also whether f treats samples apart."""
+        value = self.read(x.clone())
+        if check:
+            check_separate(self.f, x, value, self.space.read)
+        back = self.space.action.flow(self.flow, tuple(x.shape), tuple(value.shape))
+        still, before = self.still(x), value.double().reshape(len(value), -1)
+        rows, places, decided = [], [], []
+        for t in self.times:
+            after = self.read(self.flow(x, t))
+            moved = back(after, -t).double().reshape(len(value), -1)
+            places.append(_places(back, value, t))
+            rows.append(_norms(before, moved, places[-1], still))
+            decided.append(decisions_of(self.space.name, value, after, labels, still))
+        values = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return _Piece(values, Spread.of(before), places, stacked(decided))
+
+    def read(self, x: Tensor) -> Tensor:
+        """The output space of f(x)."""
+        with measurable(self.f, fused=True), torch.no_grad():
+            found = self.space.read(self.f(x))
+        check_batch(found, len(x))
         if not found.is_floating_point() or not bool(found.isfinite().all()):
             raise NotMeasurable(f"output: expected finite floating numbers, got {found.dtype} with NaN or infinity")
         return found
 
-    value = read(x.clone())
-    if check:
-        check_separate(f, x, value, space.read)
-    back = space.action.flow(flow, tuple(x.shape), tuple(value.shape))
-    rows, decided = [], []
-    size = value.double().flatten(1).square().sum(1) if value.ndim > 1 else value.double().square()
-    still = (flow.tangent(x) == 0).flatten(1).all(1)
-    if settings.images:
-        still |= settings.still(x, settings.coefficients())[:, 0].to(still.device)
-    for t in times:
-        after = read(flow(x, t))
-        rows.append(_norms(back(after, -t).double() - value.double(), size, still))
-        decided.append(decisions_of(space.name, value, after, labels, still))
-    values = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    return _Piece(values, Spread.of(value.double().reshape(len(value), -1)), stacked(decided))
+    def still(self, x: Tensor) -> Tensor:
+        """(B,) bool: samples that the flow does not move."""
+        still = (self.flow.tangent(x) == 0).flatten(1).all(1)
+        if self.settings.images:
+            still |= self.settings.still(x, self.settings.coefficients())[:, 0].to(still.device)
+        return still
 
 
-def _norms(difference: Tensor, size: Tensor, still: Tensor) -> dict[str, Tensor]:
-    flat = difference.reshape(len(difference), -1)
-    total = flat.square().sum(1)
+def _places(flow: Flow, value: Tensor, t: float) -> Tensor | None:
+    """Which entries of the output (dim,) are still in the frame after the motion; None: all."""
+    stays = flow.stays(value, t)
+    if stays is None or bool(stays.all()):
+        return None
+    if not bool(stays.any()):
+        raise NotMeasurable(
+            f"displacements: after a motion of {t:.4g} {flow.unit} nothing of the map is left in the frame; stay below it"
+        )
+    return stays.expand(value.shape[1:]).flatten()
+
+
+def _norms(before: Tensor, after: Tensor, places: Tensor | None, still: Tensor) -> dict[str, Tensor]:
+    """Norms (B,) of the difference of (B, dim) outputs over some of their entries; NaN where `still`."""
+    if places is not None:
+        before, after = before[:, places], after[:, places]
+    squares = (after - before).square()
+    size = before.square().sum(1)
     norms = {
-        "mean_square": flat.square().mean(1),
-        "mean_abs": flat.abs().mean(1),
-        "relative": torch.where(size > 0, total / size, torch.nan),
+        "mean_square": squares.mean(1),
+        "mean_abs": (after - before).abs().mean(1),
+        "relative": torch.where(size > 0, squares.sum(1) / size, torch.nan),
     }
     return {name: value.masked_fill(still, torch.nan).cpu() for name, value in norms.items()}

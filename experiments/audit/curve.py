@@ -8,22 +8,21 @@ compared with what it said before.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from softeq.errors import SofteqValueError
 from softeq.measure.curve import displacement_curve
-from softeq.measure.forward.prepare import measurable
-from softeq.measure.motion.actions import Action, Invariant
-from softeq.measure.motion.flows import FLOWS, AffineFlow, positions
-from softeq.measure.output import Output, output_space
+from softeq.measure.motion.actions import Action
+from softeq.measure.motion.flows import FLOWS, AffineFlow
 from softeq.measure.results.statistics import bootstrap_interval, finite_number
 
 CURVES = ("translation_x", "translation_y", "rotation", "scale")
 """The flows that whole displacements are measured along."""
+PAIRED = ("relative", "centred")
+"""What is recorded image by image."""
 _SHIFTS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 _TURNS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 45.0, 90.0, 135.0, 180.0)
 _SCALES = (0.5, 0.625, 0.8, 0.9, 0.98, 1.02, 1.11, 1.25, 1.6, 2.0)
@@ -64,9 +63,6 @@ def curve(
 ) -> dict[str, Any]:
     """The curve of one flow, as it is recorded: a forward pass per displacement and image, and few more.
 
-    What should not move is `measure.displacement_curve`'s; a map is compared, after it was moved back, where it was in
-    the frame before and after: what left the frame is nobody's error.
-
     Args:
         model: the network.
         x: (B, C, H, W).
@@ -78,71 +74,42 @@ def curve(
         seed, level: of the bootstrap intervals.
 
     Returns: ``unit``, ``images``, and ``rows`` with ``step`` and, as far as there are any, the mean and interval of
-    ``relative`` (||after - before|| / ||before||), ``change`` (of the probability of the class that the image had) and
-    ``loss_share`` (see `measure.results.decisions`), and ``kept``, the number of decisions that stand.
+    ``relative`` (||after - before|| / ||before||), ``centred`` (over the spread of the images' outputs), ``change``
+    (of the probability of the class that the image had) and ``loss_share`` (see `measure.results.decisions`); the first
+    two image by image too, ``relative_per_sample``, so that networks can be compared in pairs; ``kept``, the number of
+    decisions that stand; and ``compared``, the share of a map that was in the frame before and after.
     """
     steps, times, unit = displacements(flow.name, (int(x.shape[2]), int(x.shape[3])))
-    if isinstance(output_space(output).action, Invariant):
-        options: dict[str, Any] = {"stencil": None, "labels": labels, "slope": False, "batch_size": batch_size}
-        found = displacement_curve(model, x, flow, times, output=output, **options)
-        columns, decided = {"relative": found.values["relative"].sqrt()}, found.decisions if classes else None
-        if decided is not None:
-            columns["change"] = decided.probability.abs()
-            if decided.loss_share is not None:
-                columns["loss_share"] = decided.loss_share
-        kept = None if decided is None else decided.kept.nansum(1).long().tolist()
-    else:
-        columns, kept = {"relative": _within_the_frame(model, x, flow, output_space(output), times, batch_size)}, None
+    options: dict[str, Any] = {"stencil": None, "labels": labels, "slope": False, "batch_size": batch_size}
+    found = displacement_curve(model, x, flow, times, output=output, **options)
+    columns = {name: found.values[name].sqrt() for name in PAIRED}
+    decided = found.decisions if classes else None
+    if decided is not None:
+        columns["change"] = decided.probability.abs()
+        if decided.loss_share is not None:
+            columns["loss_share"] = decided.loss_share
     rows: list[dict[str, Any]] = [{"step": step} for step in steps]
     for name, values in columns.items():
         for row, column in zip(rows, values, strict=True):
-            ends = bootstrap_interval(column, level, seed=seed)
-            row[name] = finite_number(float(column.nanmean()))
-            row[f"{name}_interval"] = [finite_number(end) for end in ends]
-    for row, count in zip(rows, kept or [], strict=False):
-        row["kept"] = count
+            row |= _column(name, column, level, seed)
+    for k, row in enumerate(rows):
+        if decided is not None:
+            row["kept"] = int(decided.kept[k].nansum())
+        if float(found.compared[k]) < 1:
+            row["compared"] = round(float(found.compared[k]), 4)
     return {"unit": unit, "images": int((~columns["relative"][0].isnan()).sum()), "rows": rows}
 
 
-def _within_the_frame(
-    model: Callable[[Tensor], Any],
-    x: Tensor,
-    flow: AffineFlow,
-    output: Output,
-    times: Sequence[float],
-    batch_size: int,
-) -> Tensor:
-    """Relative changes (S, B) of an output that moves along."""
-    parts = []
-    with measurable(model), torch.no_grad():
-        for batch in x.split(batch_size):
-            before = output.read(model(batch))
-            back = output.action.flow(flow, tuple(batch.shape), tuple(before.shape))
-            found = []
-            for t in times:
-                seen = _seen(back, before, t) if isinstance(back, AffineFlow) else 1.0
-                first, moved = before.double() * seen, back(output.read(model(flow(batch, t))), -t).double() * seen
-                found.append(_norm(moved - first) / _norm(first))
-            parts.append(torch.stack(found).cpu())
-    return torch.cat(parts, 1)
-
-
-def _norm(values: Tensor) -> Tensor:
-    return values.flatten(1).norm(dim=1)
-
-
-def _seen(flow: AffineFlow, output: Tensor, t: float) -> Tensor:
-    """1 where a place of the map is still in the frame after the motion, else 0; shaped to multiply the output."""
-    height, width = flow.images(output).shape[-2:]
-    generator = torch.zeros(3, 3, dtype=torch.float64)
-    generator[:2, :2], generator[:2, 2] = flow.matrix, flow.shift
-    ahead = torch.linalg.matrix_exp(t * generator)
-    columns, rows = positions(height, width)
-    points = torch.stack(torch.broadcast_tensors(columns, rows), dim=-1) @ ahead[:2, :2].T + ahead[:2, 2]
-    inside = (points[..., 0].abs() <= (width - 1) / 2 + 1e-9) & (points[..., 1].abs() <= (height - 1) / 2 + 1e-9)
-    return (
-        inside.to(output.device, torch.float64)[..., None] if flow.channels_last else inside.to(output.device).double()
-    )
+def _column(name: str, values: Tensor, level: float, seed: int) -> dict[str, Any]:
+    """One displacement's (B,) values: their mean and interval, and some of them one by one."""
+    ends = bootstrap_interval(values, level, seed=seed)
+    entry = {
+        name: finite_number(float(values.nanmean())),
+        f"{name}_interval": [finite_number(end) for end in ends],
+    }
+    if name in PAIRED:
+        entry[f"{name}_per_sample"] = [finite_number(float(f"{v:.4g}")) for v in values.tolist()]
+    return entry
 
 
 def own_flow(name: str, stencil: str, boundary: str) -> AffineFlow:

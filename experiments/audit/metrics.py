@@ -14,6 +14,7 @@ from softeq.errors import MissingExtraError
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.loading.images import Images
 from softeq.measure.loading.sources import Model
+from softeq.measure.results.layers import LayerwiseResult
 from softeq.measure.results.result import NORMS, LeeResult
 from softeq.measure.results.statistics import bootstrap_interval, finite_number, quantile
 
@@ -61,6 +62,28 @@ def directions(result: LeeResult) -> dict[str, Any]:
         return result.directions().to_dict()
     except NotMeasurable as error:
         return {"not_measurable": str(error)}
+
+
+def split(result: LayerwiseResult, flow: str, inside: str, seed: int) -> dict[str, Any]:
+    """The modules' shares of one flow with their intervals over images, by names as the user knows them.
+
+    Args:
+        result: of the flow, perhaps among others.
+        flow: its name.
+        inside: the part of all names that is the audit's own wrapper.
+        seed: of the bootstrap.
+    """
+    names = [
+        f"{name.removeprefix(inside) or 'the model'}{'' if leaf else ': between its modules'}"
+        for name, leaf in zip(result.names, result.leaf, strict=True)
+    ]
+    intervals = result.intervals(flow, seed=seed).values()
+    return {
+        "shares": [list(pair) for pair in zip(names, result.shares(flow).values(), strict=True)],
+        "intervals": [[finite_number(end) for end in ends] for ends in intervals],
+        "gap": result.gap(flow),
+        "not_attributable": [list(entry) for entry in result.not_attributable],
+    }
 
 
 def tile(mean: Tensor, first: Tensor) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softeq.experiments.audit.batches import Batches, Meter
 from softeq.experiments.audit.curve import CURVES, curve, displacements, own_flow
-from softeq.experiments.audit.metrics import directions, numbers, thumbnail, tile
+from softeq.experiments.audit.metrics import directions, numbers, split, thumbnail, tile
 from softeq.experiments.audit.picked import Picked, declared
 from softeq.experiments.audit.settings import Settings
 from softeq.measure.errors import NotMeasurable
@@ -24,6 +24,7 @@ from softeq.measure.motion.actions import Action
 from softeq.measure.motion.flows import FLOWS, AffineFlow
 from softeq.measure.motion.stencils import STENCILS
 from softeq.measure.output import output_space
+from softeq.measure.results.layers import LayerwiseResult
 from softeq.measure.results.result import LeeResult
 
 _LEE, _MAP, _LAYERS = 11.0, 3.0, 15.0  # forward passes' worth of time per image, for the estimate of what is left
@@ -80,15 +81,15 @@ class Audit:
                 found[flow][stencil] = entry | ({"declared": True} if declared else {})
         return found
 
-    def layers(self, flow: str) -> dict[str, Any]:
-        """Signed shares of the modules in one flow's derivative, or why there are none."""
+    def layers(self, flows: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Flow -> signed shares of the modules in its derivative, or why there are none. All flows share a pass."""
 
-        def measure(size: int, chunk: int | None) -> Any:
-            with self.meter.watching(self.model.module, _LAYERS / 2):
+        def measure(size: int, chunk: int | None) -> LayerwiseResult:
+            with self.meter.watching(self.model.module, len(flows) * _LAYERS / 2):
                 return layerwise(
                     self.model.module,
                     self.images.x[: self.settings.layerwise_images],
-                    flow,
+                    flows,
                     output=self.output,
                     stencil=self.settings.stencil,
                     boundary=self.settings.boundary,
@@ -101,22 +102,11 @@ class Audit:
         try:
             result = self.batches.run(measure)
         except NotMeasurable as error:
-            return {"not_measurable": str(error)}
-        functional_parts = {name for name, leaf in zip(result.names, result.leaf, strict=True) if not leaf}
+            if len(flows) == 1:
+                return {flows[0]: {"not_measurable": str(error)}}
+            return {flow: found for one in flows for flow, found in self.layers([one]).items()}
         inside = "network." if isinstance(self.model.module, Picked) else ""
-        shares = [
-            [
-                f"{name.removeprefix(inside) or 'the model'}"
-                f"{': between its modules' if name in functional_parts else ''}",
-                share,
-            ]
-            for name, share in result.shares(flow).items()
-        ]
-        return {
-            "shares": shares,
-            "gap": result.gap(flow),
-            "not_attributable": [list(entry) for entry in result.not_attributable],
-        }
+        return {flow: split(result, flow, inside, self.settings.seed) for flow in flows}
 
     def maps(self, flows: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Flow -> map of where moving the image changes the largest output, or why there is none.
@@ -234,8 +224,8 @@ def measure_model(
         "directions": directions(result),
         "image": thumbnail(model, images),
     }
+    splits = audit.layers(flows) if settings.layerwise else {}
     for k, flow in enumerate(flows):
-        split = audit.layers(flow) if settings.layerwise else None
         yield (
             flow,
             {
@@ -243,7 +233,7 @@ def measure_model(
                 "curve": curves.get(flow),
                 "stencils": stencils[flow],
                 **shared,
-                "layerwise": split,
+                "layerwise": splits.get(flow),
                 "map": maps[flow],
             },
         )

@@ -34,6 +34,11 @@ class TokenFlow(Flow):
         """The map's tangent; zeros for the tokens in front."""
         return torch.cat([torch.zeros_like(x[:, : self.prefix]), self.base.tangent(self._map(x)).flatten(1, 2)], 1)
 
+    def stays(self, x: Tensor, t: float) -> Tensor | None:
+        """The map's, (prefix + h * w, 1); the tokens in front stay."""
+        places = self.base.stays(self._map(x), t)
+        return None if places is None else torch.cat([places.new_ones(self.prefix, 1), places.flatten(0, 1)])
+
     def _map(self, x: Tensor) -> Tensor:
         return x[:, self.prefix :].unflatten(1, self.grid)
 
@@ -62,6 +67,10 @@ class FibreFlow(Flow):
     def tangent(self, x: Tensor) -> Tensor:
         """The base's tangent and the fibre's; 0 within the margin."""
         return self.base.tangent(x) + self._on_channels(self.fibre, x) * self._inside(x)
+
+    def stays(self, x: Tensor, t: float) -> Tensor | None:
+        """The base's."""
+        return self.base.stays(x, t)
 
     def _on_channels(self, matrix: Tensor, x: Tensor) -> Tensor:
         axis = -1 if self.base.channels_last else 1

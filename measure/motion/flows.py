@@ -47,6 +47,10 @@ class Flow(ABC):
     def tangent(self, x: Tensor) -> Tensor:
         """d/dt at 0 of flow(x, t), shaped like `x`."""
 
+    def stays(self, x: Tensor, t: float) -> Tensor | None:
+        """What of `x` is still in the frame after a motion of length t: bool, to broadcast with `x`; None: all of it."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth of equality
 class AffineFlow(Flow):
@@ -116,6 +120,13 @@ class AffineFlow(Flow):
         last = torch.tensor([width - 1, height - 1], dtype=torch.float64)
         sources = self._sources(t, height, width)
         return ((sources >= -0.5 - 1e-9) & (sources <= last + 0.5 + 1e-9)).all(-1)
+
+    def stays(self, x: Tensor, t: float) -> Tensor | None:
+        """See `Flow`; periodic shifts lose nothing."""
+        if self.boundary == "periodic" and not bool(self.matrix.any()):
+            return None
+        mask = self.within(-t, *self.images(x).shape[-2:]).to(x.device)
+        return mask[..., None] if self.channels_last else mask
 
     def _sources(self, t: float, height: int, width: int) -> Tensor:
         """(H, W, 2): where each pixel's content comes from, (column, row) in pixels from pixel (0, 0)."""

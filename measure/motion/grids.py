@@ -20,6 +20,7 @@ from softeq.measure.motion.spaces import ZeroFlow
 from softeq.measure.motion.stencils import axis_taps, check_choice, derivative_matrix, fold, on_pixels, prefiltered
 
 _LETTERS = "xyz"
+_HALF = 0.5 + 1e-9  # a step of the grid reaches as far to each side, and rounding a little further
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth of equality
@@ -88,6 +89,15 @@ class GridFlow(Flow):
     def exact(self, t: float, *sizes: int) -> bool:
         """Whether a motion of length t takes grid points to grid points, so that nothing is interpolated."""
         return on_pixels(self._sources(t, sizes))
+
+    def stays(self, x: Tensor, t: float) -> Tensor | None:
+        """See `Flow`; periodic shifts lose nothing."""
+        if self.boundary == "periodic" and not bool(self.matrix.any()):
+            return None
+        sizes = self._sizes(x)
+        last = torch.tensor([n - 1 for n in reversed(sizes)], dtype=torch.float64)
+        places = self._sources(-t, sizes)
+        return ((places >= -_HALF) & (places <= last + _HALF)).all(-1).to(x.device)
 
     def _at(self, x: Tensor, points: Tensor) -> Tensor:
         """Values at points (*grid, d), (B, C, n)."""

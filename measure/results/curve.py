@@ -22,13 +22,15 @@ class DisplacementCurve:
     """Errors under finite motions along one flow, per displacement and sample.
 
     With d = flow_out(f(flow_in(x, t)), -t) - f(x), over the output's dimensions: `mean_square` is the mean of d^2,
-    `mean_abs` the mean of |d|, `relative` ||d||^2 / ||f||^2, `centred` ||d||^2 over the variance of f over the set.
+    `mean_abs` the mean of |d|, `relative` ||d||^2 / ||f||^2, `centred` ||d||^2 over the variance of f over the set. Of maps
+    and tokens, all are over what is in the frame before and after the motion.
     As t goes to 0 they tend to the local equivariance error times t^2 (`mean_abs`: times |t|).
 
     Attributes:
         flow, unit: name and unit of t.
         displacements: (S,) float64, in that unit, ascending, without 0.
         exact: per displacement, whether the motion takes pixels to pixels; else the stencil interpolates.
+        compared: (S,) float64, the share of the output that is in the frame before and after; 1 where nothing moves.
         norm: the one that methods use when they are not told another.
         output: the output space.
         stencil, boundary, margin: how images were moved ("own": as the flow says, if at all).
@@ -44,6 +46,7 @@ class DisplacementCurve:
     unit: str
     displacements: Tensor
     exact: tuple[bool, ...]
+    compared: Tensor
     norm: str
     output: str
     stencil: str
@@ -130,6 +133,7 @@ class DisplacementCurve:
             "familiar_unit": unit,
             "familiar": shown.tolist(),
             "exact": list(self.exact),
+            "compared": self.compared.tolist(),
             "errors": {norm: self._summaries(values) for norm, values in self.values.items()},
             "slope": None
             if self.slope is None

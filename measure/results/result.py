@@ -179,7 +179,7 @@ class LeeResult:
             "control_spread": None
             if self.control_spread is None
             else {norm: _nested(v) for norm, v in self.control_spread.items()},
-            "variance": None if self.spread is None else finite_number(self.spread.variance),
+            "variance": None if self.spread is None else finite_number(self.spread.variance()),
             "classes": None if self.classes is None else self.classes.to_dict(),
             "ratio_to_control": None if self.control is None else self._ratio_medians(),
             "gram": None if self.gram is None else _nested(self.gram.nanmean(0)),
@@ -251,7 +251,7 @@ def with_centred(result: LeeResult) -> LeeResult:
     """The result with its errors relative to the variance of f over its samples, as far as that is known."""
     if result.spread is None:
         return result
-    variance = result.spread.variance
+    variance = result.spread.variance()
 
     def add(norms: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
         return None if norms is None else {**norms, "centred": norms["mean_square"] / variance}

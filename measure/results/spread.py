@@ -17,32 +17,35 @@ class Spread:
     Attributes:
         count: vectors.
         mean: (dim,) float64, of them.
-        squares: sum over vectors and entries of the squared deviation from `mean`.
+        squares: (dim,) float64, per entry the sum over vectors of the squared deviation from `mean`.
     """
 
     count: int
     mean: Tensor
-    squares: float
+    squares: Tensor
 
     @classmethod
     def of(cls, vectors: Tensor) -> Spread:
         """Of (B, dim) vectors."""
         wide = vectors.detach().to("cpu", torch.float64)
         mean = wide.mean(0)
-        return cls(len(wide), mean, float((wide - mean).square().sum()))
+        return cls(len(wide), mean, (wide - mean).square().sum(0))
 
-    @property
-    def variance(self) -> float:
-        """Mean over vectors and entries of the squared deviation; NaN for fewer than two, or where nothing varies."""
-        if self.count < 2 or self.squares <= 0:
-            return math.nan
-        return self.squares / (self.count * max(1, self.mean.numel()))
+    def variance(self, entries: Tensor | None = None) -> float:
+        """Mean over vectors and entries of the squared deviation; NaN for fewer than two, or where nothing varies.
+
+        Args:
+            entries: (dim,) bool, those to take; None: all.
+        """
+        squares = self.squares if entries is None else self.squares[entries.cpu()]
+        total = float(squares.sum())
+        return total / (self.count * max(1, squares.numel())) if self.count > 1 and total > 0 else math.nan
 
     def with_(self, other: Spread) -> Spread:
         """Of both sets of vectors (Chan, Golub, LeVeque 1983)."""
         count = self.count + other.count
         apart = other.mean - self.mean
-        squares = self.squares + other.squares + float(apart.square().sum()) * self.count * other.count / count
+        squares = self.squares + other.squares + apart.square() * (self.count * other.count / count)
         return Spread(count, self.mean + apart * (other.count / count), squares)
 
 

@@ -10,12 +10,15 @@ from torch import nn
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.measure import (
     FLOWS,
+    GridMap,
     ImageMap,
     Invariant,
     NotMeasurable,
+    Tokens,
     default_displacements,
     displacement_curve,
     local_equivariance_error,
+    time_flows,
 )
 
 X = torch.rand(4, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -68,6 +71,46 @@ def test_equivariance_is_0_where_the_group_allows_and_only_there():
     assert turns.exact == (False, True, True)
     assert turns.mean()[1:].max() == 0
     assert turns.mean()[0] > 0.001
+
+
+@pytest.mark.parametrize("flow", ["translation_x", "rotation", "scale"])
+def test_what_left_the_frame_is_left_out_of_maps(flow):
+    t = {"translation_x": 3.0, "rotation": math.pi / 4, "scale": 0.5}[flow]
+
+    curve = displacement_curve(nn.Identity(), X, flow, [t], output=ImageMap())
+    places = FLOWS[flow].within(-t, 12, 12)
+    assert 0 < places.double().mean() < 1
+    assert curve.compared.item() == pytest.approx(places.double().mean().item())
+    back = FLOWS[flow](FLOWS[flow](X, t), -t)
+    d, held = (back - X)[..., places].flatten(1), X[..., places].flatten(1)
+    torch.testing.assert_close(curve.values["relative"][0], d.square().sum(1) / held.square().sum(1))
+    torch.testing.assert_close(curve.values["mean_abs"][0], d.abs().mean(1))
+    variance = (held - held.mean(0)).square().sum(1).mean()
+    torch.testing.assert_close(curve.values["centred"][0], d.square().sum(1) / variance)
+    assert curve.mean("relative") < 0.5 * ((back - X).flatten(1).square().sum(1) / X.flatten(1).square().sum(1)).mean()
+
+
+def test_whole_shifts_of_maps_and_tokens_cost_nothing_within_the_frame():
+    shifted = displacement_curve(nn.Identity(), X, "translation_y", [3.0], output=ImageMap())
+    assert shifted.mean().item() == 0
+    assert shifted.compared.item() == 9 / 12
+    wrapped = displacement_curve(nn.Identity(), X, "translation_y", [3.0], output=ImageMap(), boundary="periodic")
+    assert (wrapped.mean().item(), wrapped.compared.item()) == (0, 1)
+
+    def tokens(x):  # one that stays, then patches of 2 x 2
+        return torch.cat([x.mean((2, 3))[:, None] * 0 + 1, nn.functional.avg_pool2d(x, 2).flatten(2).mT], 1)
+
+    curve = displacement_curve(tokens, X, "translation_x", [4.0], output=Tokens((6, 6), 1))
+    assert curve.mean().item() < 1e-30
+    assert curve.compared.item() == pytest.approx((1 + 24) / 37)
+    with pytest.raises(NotMeasurable, match="after a motion of 40 pixels nothing"):
+        displacement_curve(nn.Identity(), X, "translation_x", [40.0], output=ImageMap(), slope=False)
+
+
+def test_volumes_and_series_lose_what_leaves_their_frame():
+    series = torch.rand(3, 2, 10, dtype=torch.float64)
+    curve = displacement_curve(nn.Identity(), series, time_flows()[0], [2.0], output=GridMap())
+    assert (curve.mean().item(), curve.compared.item()) == (0, 0.8)
 
 
 def test_exact_motions_permute_pixels():

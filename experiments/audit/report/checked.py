@@ -55,6 +55,11 @@ _ROW = _table(
     step=_number,
     relative=_or_none(_number),
     relative_interval=_INTERVAL,
+    relative_per_sample=_list(_or_none(_number)),
+    centred=_or_none(_number),
+    centred_interval=_INTERVAL,
+    centred_per_sample=_list(_or_none(_number)),
+    compared=_number,
     kept=_count,
     change=_or_none(_number),
     change_interval=_INTERVAL,
@@ -66,6 +71,14 @@ _ROW = _table(
 def _curve(value: Any) -> bool:
     rows_have_steps = _table(**_REASON, unit=_text, images=_count, rows=_list(_ROW))
     return rows_have_steps(value) and all("step" in row for row in value.get("rows", []))
+
+
+def _split(value: Any) -> bool:
+    """Where there are intervals, there is one for each share."""
+    parts = {"shares": _pairs(_real), "intervals": _list(_INTERVAL), "gap": _real, "not_attributable": _pairs(_text)}
+    if not _table(**_REASON, **parts)(value):
+        return False
+    return len(value.get("intervals") or []) in (0, len(value.get("shares") or []))
 
 
 _METRICS: Mapping[str, Check] = {
@@ -87,7 +100,7 @@ _METRICS: Mapping[str, Check] = {
     "choices": _list(_text),
     "stencils": _each(_table(**_REASON, lee_mean=_real)),
     "directions": _table(**_REASON, most=_table(text=_text), least=_table(text=_text)),
-    "layerwise": _or_none(_table(**_REASON, shares=_pairs(_real), gap=_real, not_attributable=_pairs(_text))),
+    "layerwise": _or_none(_split),
     "map": _table(**_REASON, height=_count, width=_count, mean=_text, first=_text, mean_peak=_real, first_peak=_real),
     "image": _text,
     "not_measurable": _text,

@@ -11,15 +11,15 @@ everything in ``config`` but the model's own part is equal.
   images of LEE over control, ``ratio_to_control``, with its ``ratio_interval``, all in the configuration's norm;
   ``other_norms``, ``missing`` (images without a value), ``per_sample`` and ``control_per_sample``;
 - ``relative_per_sample``; ``top_slope_per_sample``, |d/dt| of the most probable class's probability (empty where there
-  are no classes); ``curve``: None, or ``unit``, ``images`` and ``rows`` with ``step``, ``relative``, ``change``,
-  ``loss_share``, their intervals, and ``kept`` (decisions that stand), see `experiments.audit.curve`, or
-  ``not_measurable``;
+  are no classes); ``curve``: None, or ``unit``, ``images`` and ``rows`` with ``step``, ``relative``, ``centred``,
+  ``change``, ``loss_share``, their intervals, the first two image by image, ``kept`` (decisions that stand), and
+  ``compared`` (see `experiments.audit.curve`), or ``not_measurable``;
 - ``choices``: what was chosen for the user, in words;
 - ``accuracy`` (None without labels) on ``labelled`` images, ``parameters``, ``skipped`` (pairs of file and reason);
 - ``stencils``: for each stencil its ``lee_mean`` on the first ``stencil_images`` images, or ``not_measurable``;
 - ``directions``: ``most`` and ``least`` equivariant affine direction, each with its ``text``, or ``not_measurable``;
-- ``layerwise``: None, or ``shares`` (pairs of module and signed share), ``gap``, ``not_attributable`` (pairs of
-  module and reason), or ``not_measurable``; the configuration's ``layerwise`` is the number of images it is from;
+- ``layerwise``: None, or ``shares`` (pairs of module and signed share), ``intervals`` (of each share, over images),
+  ``gap``, ``not_attributable`` (pairs of module and reason), or ``not_measurable``; the configuration's ``layerwise`` is the number of images it is from;
 - ``map``: ``height``, ``width``, ``mean`` and ``first`` (base64 of height x width bytes, 255 the largest),
   ``mean_peak``, ``first_peak``; or ``not_measurable``; ``image``: base64 of a JPEG of the first image.
 """
