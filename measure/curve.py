@@ -224,8 +224,12 @@ class _Walk:
         spread, places = joined(piece.spread for piece in pieces), pieces[0].places
         variances = [math.nan if spread is None else spread.variance(one) for one in places]
         values["centred"] = values["mean_square"] / torch.tensor(variances, dtype=torch.float64)[:, None]
-        compared = torch.tensor([1.0 if one is None else float(one.double().mean()) for one in places])
-        return values, compared.double(), joined_decisions([piece.decisions for piece in pieces])
+        compared = [1.0 if one is None else float(one.double().mean()) for one in places]
+        return (
+            values,
+            torch.tensor(compared, dtype=torch.float64),
+            joined_decisions([piece.decisions for piece in pieces]),
+        )
 
     def piece(self, x: Tensor, labels: Tensor | None, *, check: bool) -> _Piece:
         """One batch under every motion; with `check`, also whether f treats samples apart."""
@@ -268,7 +272,7 @@ def _places(flow: Flow, value: Tensor, t: float) -> Tensor | None:
         return None
     if not bool(stays.any()):
         raise NotMeasurable(
-            f"displacements: after a motion of {t:.4g} {flow.unit} nothing of the map is left in the frame; stay below it"
+            f"displacements: after a motion of {t:.4g} {flow.unit} nothing of the map is left in the frame"
         )
     return stays.expand(value.shape[1:]).flatten()
 

@@ -48,7 +48,7 @@ class Flow(ABC):
         """d/dt at 0 of flow(x, t), shaped like `x`."""
 
     def stays(self, x: Tensor, t: float) -> Tensor | None:
-        """What of `x` is still in the frame after a motion of length t: bool, to broadcast with `x`; None: all of it."""
+        """What of `x` is still in the frame after a motion of length t: bool, broadcasts with `x`; None: all of it."""
         return None
 
 

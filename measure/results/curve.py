@@ -22,8 +22,8 @@ class DisplacementCurve:
     """Errors under finite motions along one flow, per displacement and sample.
 
     With d = flow_out(f(flow_in(x, t)), -t) - f(x), over the output's dimensions: `mean_square` is the mean of d^2,
-    `mean_abs` the mean of |d|, `relative` ||d||^2 / ||f||^2, `centred` ||d||^2 over the variance of f over the set. Of maps
-    and tokens, all are over what is in the frame before and after the motion.
+    `mean_abs` the mean of |d|, `relative` ||d||^2 / ||f||^2, `centred` ||d||^2 over the variance of f over the set. Of
+    maps and tokens, all are over what is in the frame before and after the motion.
     As t goes to 0 they tend to the local equivariance error times t^2 (`mean_abs`: times |t|).
 
     Attributes:

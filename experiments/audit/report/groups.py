@@ -19,7 +19,8 @@ everything in ``config`` but the model's own part is equal.
 - ``stencils``: for each stencil its ``lee_mean`` on the first ``stencil_images`` images, or ``not_measurable``;
 - ``directions``: ``most`` and ``least`` equivariant affine direction, each with its ``text``, or ``not_measurable``;
 - ``layerwise``: None, or ``shares`` (pairs of module and signed share), ``intervals`` (of each share, over images),
-  ``gap``, ``not_attributable`` (pairs of module and reason), or ``not_measurable``; the configuration's ``layerwise`` is the number of images it is from;
+  ``gap``, ``not_attributable`` (pairs of module and reason), or ``not_measurable``; the configuration's ``layerwise``
+  is the number of images it is from;
 - ``map``: ``height``, ``width``, ``mean`` and ``first`` (base64 of height x width bytes, 255 the largest),
   ``mean_peak``, ``first_peak``; or ``not_measurable``; ``image``: base64 of a JPEG of the first image.
 """
