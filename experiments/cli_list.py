@@ -35,8 +35,11 @@ def list_experiments(
 
 def _fresh() -> list[str]:
     """The lines, from the experiments themselves; kept for the next time where there is a cache."""
-    lines = []
+    lines, group = [], ""
     for name, experiment in registry.all().items():
+        if experiment.group != group:
+            group = experiment.group
+            lines += ["", group] if group else [""]
         presets = ", ".join(f"{p} ({n} seed{'s' if n > 1 else ''})" for p, n in experiment.presets.items())
         lines += [
             name,

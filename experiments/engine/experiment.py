@@ -43,6 +43,7 @@ class Experiment:
         plot: draws the experiment's own figure from its records to a path; ``None`` for the common one.
         grown: keys that the configuration gained since there were records, dotted where nested, with what they say of
             records without them: ``{"training.clip": 10.0}``. A new key without such a default parts old runs from new.
+        group: a line that `softeq list` prints once, above the experiments that share it.
         protocol: the version of docs/protocol.md that its runs follow and name in their configurations; 0 for none.
     """
 
@@ -59,3 +60,4 @@ class Experiment:
     plot: Callable[[list[dict[str, Any]], Any], None] | None = None
     grown: Mapping[str, Any] = field(default_factory=dict)
     protocol: int = 0
+    group: str = ""

@@ -24,6 +24,7 @@ SOURCES: tuple[str, ...] = (
     "softeq.experiments.images.finetune",
     "softeq.experiments.molecules.field",
     "softeq.experiments.molecules.sets",
+    "softeq.experiments.phenomena.group",
 )
 """The modules that are asked: each has ``EXPERIMENTS``, a mapping from name to `Experiment`, and may have
 ``COMPARISONS``, from name to `training.comparison.Comparison`. Those of `VARIABLE` are asked after them."""

@@ -76,6 +76,7 @@ _TABLE = (
     Arm("soft-grid", "both pathways, precisions chosen on validation data", "soft", VERMILION, "P"),
     Arm("soft-projected", "soft-grid in the projected form", "soft", ORANGE, "X", projected=True),
     Arm("soft-published", "soft as published", "soft", ORANGE, "d", rule="published", published=True),
+    Arm("soft-ladder", "a pathway for each of several nested groups", "soft", ORANGE, "o", rule="default"),
     Arm("none", "no symmetry", "none", GREEN, "^"),
     Arm("none-matched", "none, as many parameters as soft", "none", GREEN, ">", matched=True),
     Arm("none-augmented", "none, training samples moved by the assumed group", "none", PURPLE, "D", augment=ASSUMED),
