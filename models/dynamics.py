@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from softeq.linear import SoftLinear
 from softeq.nonlinearity import SoftGated, gated
 from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, Weights
 from softeq.reps import Rep, T, check_same_group
+
+PUBLISHED = ("start", "scale", "bilinear")
+"""The parts of the paper's set-up that `SoftEMLP` can have one by one."""
 
 Channels = int | Rep
 """What a hidden block carries: a width, or a representation."""
@@ -104,15 +107,15 @@ def _binomial_split(count: int, order: int) -> list[int]:
 class SoftEMLPBlock(nn.Module):
     """Soft linear, plus its soft bilinear, then the soft gate: ``(..., rep_in.size)`` to ``(..., rep_out.size)``."""
 
-    def __init__(self, rep_in: Rep, rep_out: Rep, *, constraint: str, published: bool = False) -> None:
+    def __init__(self, rep_in: Rep, rep_out: Rep, *, constraint: str, published: Collection[str] = ()) -> None:
         super().__init__()
         inner = gated(rep_out)
         self.linear = SoftLinear(rep_in, inner, constraint=constraint)
         self.bilinear = SoftBilinear(
             inner,
             inner,
-            constraint="hard" if published else constraint,
-            scale=PUBLISHED_SCALE if published else None,
+            constraint="hard" if "bilinear" in published else constraint,
+            scale=PUBLISHED_SCALE if "scale" in published else None,
         )
         self.gate = SoftGated(rep_out, constraint=constraint)
 
@@ -131,8 +134,9 @@ class SoftEMLP(nn.Module):
             bound or not; or a sequence of these, one for each block.
         layers: hidden blocks, where ``channels`` is no sequence; a last linear layer follows. ``None`` is 3.
         constraint: ``"soft"``, ``"hard"`` or ``"none"``.
-        published: the paper's start (orthogonal equivariant weights, residual ones 1e-3 of them) and its bilinear
-            layer, which has no residual pathway. Only for ``"soft"`` and ``"hard"``.
+        published: the paper's set-up, or some of its parts (`PUBLISHED`): ``"start"``, orthogonal equivariant weights
+            and residual ones 1e-3 of them; ``"scale"`` of the bilinear layer, a tenth; ``"bilinear"``, that layer
+            without a residual pathway. Only for ``"soft"`` and ``"hard"``.
     """
 
     def __init__(
@@ -143,21 +147,22 @@ class SoftEMLP(nn.Module):
         channels: Channels | Sequence[Channels] = 384,
         layers: int | None = None,
         constraint: str = "soft",
-        published: bool = False,
+        published: bool | Collection[str] = False,
     ) -> None:
         super().__init__()
         group = check_same_group(rep_in, rep_out)
-        if published and constraint == "none":
+        parts = _published_parts(published)
+        if parts and constraint == "none":
             raise SofteqValueError(
                 "published: the paper has no such network with constraint='none'; use models.mlp.MLP"
             )
         self.rep_in, self.rep_out = rep_in, rep_out
         reps = [rep_in, *hidden_reps(channels, layers, group)]
         self.blocks = nn.ModuleList(
-            SoftEMLPBlock(a, b, constraint=constraint, published=published) for a, b in itertools.pairwise(reps)
+            SoftEMLPBlock(a, b, constraint=constraint, published=parts) for a, b in itertools.pairwise(reps)
         )
         self.last = SoftLinear(reps[-1], rep_out, constraint=constraint)
-        if published:
+        if "start" in parts:
             for module in self.modules():
                 if isinstance(module, SoftLinear):
                     _published_start(module)
@@ -169,6 +174,14 @@ class SoftEMLP(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         return self.last(hidden).contiguous().view(*x.shape[:-1], self.rep_out.size)
+
+
+def _published_parts(published: bool | Collection[str]) -> Collection[str]:
+    if isinstance(published, bool):
+        return PUBLISHED if published else ()
+    if isinstance(published, str) or not set(published) <= set(PUBLISHED):
+        raise SofteqValueError(f"published: expected True, False or some of {PUBLISHED}, got {published!r}")
+    return published
 
 
 @torch.no_grad()

@@ -62,6 +62,12 @@ class ImageTask(Task):
         """The share of validation images that it gets wrong."""
         return 1 - accuracy(model, self.data.x_validation, self.data.y_validation)
 
+    def held_out_loss(self, model: nn.Module, generator: torch.Generator) -> Tensor:
+        """Of up to 256 validation images."""
+        x, y = self.data.x_validation, self.data.y_validation
+        rows = torch.randperm(len(x), generator=generator)[:256].to(x.device)
+        return cross_entropy(model(x[rows]), y[rows])
+
     def test(self, model: nn.Module) -> float:
         """``test_accuracy``."""
         return accuracy(model, self.data.x_test, self.data.y_test)

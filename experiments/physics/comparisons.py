@@ -22,6 +22,15 @@ from softeq.experiments.training.published import precision
 _EVERYWHERE = ("hard", "hard-matched", "soft", "soft-grid", "soft-projected", "soft-published", "none", "none-matched")
 _AUGMENTED = ("none-augmented",)
 _WITH_TRUE = ("hard-true", *_EVERYWHERE, *_AUGMENTED, "none-augmented-true")
+ABLATION = (
+    "soft-published",
+    "published+start",
+    "published+scale",
+    "published+bilinear",
+    "published+prior",
+    "soft-grid",
+)
+"""From the paper's set-up to ours, one part at a time."""
 SWEEP = tuple(f"soft-grid@1e{power}" for power in range(7))
 """Variants of the figure: soft, with the residual precision that the name gives."""
 
@@ -213,7 +222,7 @@ def comparison(problem: Problem) -> Comparison:
         sizes={name: _with_data(size, problem) for name, size in problem.sizes.items()},
         lists=problem.lists,
         columns=_COLUMNS,
-        fixed={"soft-published": lambda size: {"lr": problem.lr, "prior": published}},
+        fixed={arm: lambda size: {"lr": problem.lr, "prior": published} for arm in ABLATION if "published" in arm},
         published=problem.published,
         published_source=_SOURCE,
         notes=_NOTES,
@@ -244,6 +253,17 @@ def _sweep(problem: Problem) -> Comparison:
     )
 
 
+def _ablation(problem: Problem) -> Comparison:
+    return replace(
+        comparison(problem),
+        name=f"{problem.name}-ablation",
+        summary=f"{problem.name}: soft as published, and with one part after the other as here",
+        arms=ABLATION,
+        published={},
+    )
+
+
 COMPARISONS: dict[str, Comparison] = {problem.name: comparison(problem) for problem in PROBLEMS}
 COMPARISONS["modified-inertia-precision"] = _sweep(PROBLEMS[1])
+COMPARISONS["modified-inertia-ablation"] = _ablation(PROBLEMS[1])
 EXPERIMENTS: dict[str, Experiment] = {name: c.experiment() for name, c in COMPARISONS.items()}

@@ -31,7 +31,7 @@ def network_of(arm: Arm, width: Mapping[str, Any]) -> dict[str, Any]:
         "kind": "emlp",
         "constraint": arm.constraint,
         **sizes,
-        "published": arm.published,
+        "published": list(arm.published) if isinstance(arm.published, tuple) else arm.published,
         "projected": arm.projected,
     }
 

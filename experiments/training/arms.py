@@ -42,7 +42,9 @@ class Arm:
         cause: whether the network is told of what breaks the symmetry.
         matched: as wide as it takes to have about as many parameters as the soft arm.
         projected: the soft layers' other parametrization, one weight with a penalty on its defect.
-        published: the start and the layers of Finzi, Benton, Wilson (2021).
+        published: whether it has the set-up of Finzi, Benton, Wilson (2021), or which of its parts, see
+            `models.dynamics.PUBLISHED`.
+        everywhere: whether every comparison with soft layers has it, named in its declaration or not.
         colour, marker: in every figure; no two arms share both.
     """
 
@@ -57,7 +59,8 @@ class Arm:
     cause: bool = False
     matched: bool = False
     projected: bool = False
-    published: bool = False
+    published: bool | tuple[str, ...] = False
+    everywhere: bool = False
 
     @property
     def rule_name(self) -> str:
@@ -77,6 +80,15 @@ _TABLE = (
     Arm("soft-projected", "soft-grid in the projected form", "soft", ORANGE, "X", projected=True),
     Arm("soft-published", "soft as published", "soft", ORANGE, "d", rule="published", published=True),
     Arm("soft-ladder", "a pathway for each of several nested groups", "soft", ORANGE, "o", rule="default"),
+    *(
+        Arm(f"published+{part}", f"as published, but for {what}", "soft", colour, "d", "published", published=kept)
+        for part, what, colour, kept in (
+            ("start", "our start", SKY, ("scale", "bilinear")),
+            ("scale", "our scale of the bilinear layers", BLUE, ("start", "bilinear")),
+            ("bilinear", "the residual pathways of the bilinear layers", GREEN, ("start", "scale")),
+        )
+    ),
+    Arm("published+prior", "as published, but the decays act by the prior step", "soft", PURPLE, "d", published=True),
     Arm("none", "no symmetry", "none", GREEN, "^"),
     Arm("none-matched", "none, as many parameters as soft", "none", GREEN, ">", matched=True),
     Arm("none-augmented", "none, training samples moved by the assumed group", "none", PURPLE, "D", augment=ASSUMED),

@@ -18,7 +18,7 @@ from torch import nn
 from softeq.errors import SofteqValueError
 from softeq.experiments.engine.bookkeeping import counter, device_for
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
-from softeq.experiments.training.arms import Arm, Variant, parse
+from softeq.experiments.training.arms import ARMS, Arm, Variant, parse
 from softeq.experiments.training.chosen import chosen_trial
 from softeq.experiments.training.loop import LoopSettings
 from softeq.experiments.training.task import Task
@@ -147,7 +147,9 @@ class Comparison:
     @property
     def variants(self) -> tuple[str, ...]:
         """Every arm, at every number of training samples where there are several."""
-        return tuple(f"{arm}-{n}" for n in self.samples for arm in self.arms) if self.samples else self.arms
+        everywhere = [arm.name for arm in ARMS.values() if arm.everywhere and "soft" in self.arms]
+        arms = tuple(dict.fromkeys((*self.arms, *everywhere)))
+        return tuple(f"{arm}-{n}" for n in self.samples for arm in arms) if self.samples else arms
 
     def configure(self, preset: str, variant: str, seed: int, trials: tuple[Trial, ...] | None = None) -> Config:
         """The complete configuration of one run.

@@ -26,7 +26,7 @@ from softeq.errors import SofteqValueError
 from softeq.experiments.data.regression import Regression
 from softeq.experiments.engine.bookkeeping import MEASURE, generator_for
 from softeq.experiments.engine.experiment import Metrics
-from softeq.experiments.training.task import Task, evaluated
+from softeq.experiments.training.task import Move, Task, evaluated
 from softeq.prior import soft_layers
 from softeq.reps import Rep, check_same_group
 
@@ -84,6 +84,21 @@ class RegressionTask(Task):
     def validation_error(self, model: nn.Module) -> float:
         """The mean squared error on validation rows."""
         return mean_squared_error(model, self.data.x_validation, self.data.y_validation)
+
+    def held_out_loss(self, model: nn.Module, generator: torch.Generator) -> Tensor:
+        """Of up to 500 validation rows."""
+        x, y = self.data.x_validation, self.data.y_validation
+        rows = torch.randperm(len(x), generator=generator)[:500].to(x.device)
+        return mse_loss(model(x[rows]), y[rows])
+
+    def action(self, generator: torch.Generator) -> tuple[Move, Move]:
+        """One element of the assumed group for the whole batch."""
+        g = sampled(self.rep_in, 1, generator)
+
+        def moved(rep: Rep) -> Move:
+            return lambda value: act(rep, g.to(value).expand(len(value), -1, -1), value)
+
+        return moved(self.rep_in), moved(self.rep_out)
 
     def test(self, model: nn.Module) -> float:
         """``test_mse``."""

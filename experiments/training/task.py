@@ -7,12 +7,16 @@ are chosen by `Task.validation_error` alone; test samples serve `Task.test` and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from softeq.errors import SofteqValueError
 from softeq.experiments.engine.experiment import Metrics
+
+Move = Callable[[Tensor], Tensor]
 
 
 class Task(ABC):
@@ -46,6 +50,22 @@ class Task(ABC):
     @abstractmethod
     def validation_error(self, model: nn.Module) -> float:
         """The error on validation samples, the lower the better, the model left in the mode that it was in."""
+
+    def held_out_loss(self, model: nn.Module, generator: torch.Generator) -> Tensor:
+        """The loss of some validation samples drawn by ``generator``, 0-d, with its graph: for rules that use it.
+
+        Raises:
+            SofteqValueError: the task has none.
+        """
+        raise SofteqValueError(f"rule: {type(self).__name__} gives no loss of validation samples, which it needs")
+
+    def action(self, generator: torch.Generator) -> tuple[Move, Move]:
+        """How one random element of the assumed group moves a batch of inputs, and of outputs.
+
+        Raises:
+            SofteqValueError: the task declares none.
+        """
+        raise SofteqValueError(f"rule: {type(self).__name__} declares no action on inputs and outputs, which it needs")
 
     @abstractmethod
     def test(self, model: nn.Module) -> float:

@@ -10,13 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from softeq import Prior, strength
 from softeq.experiments.engine.bookkeeping import MOTION, ORDER, generator_for, rounded
 from softeq.experiments.engine.experiment import Config, Metrics
-from softeq.experiments.training.loop import AfterValidation, LoopSettings, PriorRule, Training, load_state, train
-from softeq.experiments.training.published import PublishedPenalty
+from softeq.experiments.training.loop import AfterValidation, LoopSettings, Training, load_state, train
+from softeq.experiments.training.rules import rule_of
 from softeq.experiments.training.task import Task
-from softeq.prior import soft_layers
 
 Trial = dict[str, Any]
 """``lr``, and ``prior``: the precisions ``equivariant`` and ``residual`` in nats for the whole data set, or None."""
@@ -59,37 +57,6 @@ def choose(trained: Sequence[Trained]) -> int:
     return min(range(len(trained)), key=lambda k: trained[k].error)
 
 
-def rule_of(model: nn.Module, task: Task, name: str, prior: dict[str, float] | None) -> PriorRule | None:
-    """The rule that a trial's network is trained under; None without one.
-
-    A network without soft layers has the residual precision on all of its parameters, as plain weight decay.
-
-    Args:
-        model: the network.
-        task: gives the samples and the likelihood.
-        name: of `softeq.strength.RULES`, or ``"published"``, see `PublishedPenalty`.
-        prior: of the trial.
-    """
-    if name == "published":
-        return PublishedPenalty(model, samples=task.samples, **(prior or {}))
-    if name != "fixed":
-        return strength.rule(name, model, samples=task.samples, likelihood=task.likelihood)
-    if prior is None:
-        return None
-    soft = any(True for _ in soft_layers(model))
-    elsewhere = 0.0 if soft else prior.get("residual", 0.0)
-    if not soft and not elsewhere:
-        return None
-    return strength.rule(
-        "fixed",
-        model,
-        samples=task.samples,
-        likelihood=task.likelihood,
-        prior=Prior(equivariant=prior.get("equivariant", 0.0), residual=prior.get("residual", 0.0)),
-        elsewhere=elsewhere,
-    )
-
-
 def train_trial(
     task: Task,
     build: Callable[[], nn.Module],
@@ -115,7 +82,7 @@ def train_trial(
         task,
         LoopSettings(**how, lr=trial["lr"]),
         generator_for(config["seed"], ORDER),
-        rule=rule_of(model, task, config["rule"], trial["prior"]),
+        rule=rule_of(model, task, config["rule"], trial["prior"], steps=how["steps"], seed=config["seed"]),
         motion=generator_for(config["seed"], MOTION) if config["augment"] else None,
         on_step=on_step,
         after_validation=after_validation,

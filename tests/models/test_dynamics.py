@@ -23,6 +23,7 @@ from softeq import (
     prior_penalty,
     weight_defect,
 )
+from softeq.bilinear import PUBLISHED_SCALE
 from softeq.models.dynamics import SoftEMLP, uniform_rep
 from softeq.reps import Pseudoscalar, V
 from softeq.testing import equivariance_errors
@@ -181,6 +182,19 @@ def test_the_published_start():
         assert list(layer.pathways) == ["equivariant"], "the published bilinear layer has no residual pathway"
 
 
+def test_the_parts_of_the_published_set_up_come_one_by_one():
+    whole = small("O(3)", "soft", published=True)
+    parts = small("O(3)", "soft", published=("start", "scale", "bilinear"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    linear = small("O(3)", "soft", published=("scale", "bilinear")).blocks[0].linear.pathways["equivariant"].weight
+    gram = linear @ linear.mT
+    assert not torch.allclose(gram, torch.eye(len(gram), dtype=gram.dtype), atol=1e-3), "not the published start"
+    bilinear = small("O(3)", "soft", published=("start", "scale")).blocks[0].bilinear
+    assert list(bilinear.pathways) == ["equivariant", "residual"]
+    own = small("O(3)", "soft", published=("start",)).blocks[0].bilinear
+    assert set(bilinear.pathways["equivariant"].scales) == {PUBLISHED_SCALE} != set(own.pathways["equivariant"].scales)
+
+
 def test_the_published_bilinear_layer_scales_by_a_tenth():
     """Standard normal weights and a factor of 0.1 throughout."""
     model = small("O(3)", "soft", published=True)
@@ -274,6 +288,8 @@ BAD = {
     "layers": ({"layers": -1}, "layers: expected at least 0"),
     "constraint": ({"constraint": "tight"}, "constraint"),
     "published": ({"published": True, "constraint": "none"}, "published"),
+    "unknown part": ({"published": ("start", "decays")}, "published: expected True, False or some of"),
+    "a part as text": ({"published": "start"}, "published: expected True, False or some of"),
 }
 
 

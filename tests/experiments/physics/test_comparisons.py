@@ -10,8 +10,9 @@ from softeq.errors import SofteqValueError
 from softeq.experiments.data.inertia import inertia_data
 from softeq.experiments.engine import record
 from softeq.experiments.physics import problems
-from softeq.experiments.physics.comparisons import COMPARISONS, EXPERIMENTS, SWEEP
+from softeq.experiments.physics.comparisons import ABLATION, COMPARISONS, EXPERIMENTS, SWEEP
 from softeq.experiments.training.comparison import Size
+from softeq.models.dynamics import PUBLISHED
 
 _TRAINING = {"steps": 4, "batch_size": 30, "validate_every": 2}
 TINY = {
@@ -40,12 +41,13 @@ def test_the_experiments_and_arms_are_those_of_the_protocol():
         "spring-pendulum",
         "windy-pendulum",
         "modified-inertia-precision",
+        "modified-inertia-ablation",
     }
     for name, experiment in EXPERIMENTS.items():
         assert experiment.name == name
         assert set(experiment.presets) == {"smoke", "default", "paper"}
         assert set(experiment.published) <= set(experiment.variants)
-        if not name.endswith("-precision"):
+        if not name.endswith(("-precision", "-ablation")):
             wanted = {"hard", "hard-matched", "soft", "soft-grid", "soft-projected", "soft-published", "none"}
             assert {*wanted, "none-matched", "none-augmented"} <= set(experiment.variants)
             assert experiment.presets["paper"] == experiment.presets["default"] == 10
@@ -83,6 +85,17 @@ def test_arms_are_what_their_names_say():
     assert networks["none-augmented"] == networks["none"]
     augmented = {v: config["augment"] for v, config in configs.items() if config["augment"]}
     assert augmented == {"none-augmented": "assumed", "none-augmented-true": "true"}
+
+
+def test_the_ablation_changes_one_part_of_the_published_set_up_at_a_time():
+    configs = {v: tiny("modified-inertia-ablation", v) for v in ABLATION}
+    published = configs["soft-published"]
+    lacking = {"published+start": "start", "published+scale": "scale", "published+bilinear": "bilinear"}
+    for variant, part in lacking.items():
+        kept = [name for name in PUBLISHED if name != part]
+        network = published["network"] | {"published": kept}
+        assert configs[variant] == published | {"arm": variant, "network": network}
+    assert configs["published+prior"] == published | {"arm": "published+prior", "rule": "fixed"}
 
 
 def test_paper_preset_has_the_papers_sizes():

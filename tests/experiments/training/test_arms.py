@@ -5,6 +5,8 @@ import pytest
 from softeq import strength
 from softeq.errors import SofteqValueError
 from softeq.experiments.engine import registry
+from softeq.experiments.training import arms
+from softeq.experiments.training import comparison as declarations
 from softeq.experiments.training.arms import ALIASES, ARMS, arm, parse
 
 
@@ -36,3 +38,14 @@ def test_names_are_taken_apart():
 def test_what_is_no_variant(name):
     with pytest.raises(SofteqValueError, match="expected"):
         parse(name)
+
+
+def test_the_arm_of_a_new_rule_is_one_line_and_stands_in_every_comparison_with_soft_layers(monkeypatch):
+    new = arms.Arm("soft-new", "another rule", "soft", arms.GREY, "p", rule="mackay", everywhere=True)
+    monkeypatch.setattr(arms, "ARMS", {**ARMS, "soft-new": new})
+    monkeypatch.setattr(declarations, "ARMS", arms.ARMS)
+    for name, one in registry.comparisons().items():
+        variants = [v for v in one.variants if v.startswith("soft-new")]
+        assert len(variants) == ("soft" in one.arms) * max(1, len(one.samples)), name
+        for variant in variants:
+            assert one.configure("smoke", variant, 0)["rule"] == "mackay", name

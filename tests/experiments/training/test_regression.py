@@ -10,6 +10,7 @@ from softeq import SoftLinear
 from softeq.errors import SofteqValueError
 from softeq.experiments.data.inertia import inertia_data, modified_moment_of_inertia, moment_of_inertia
 from softeq.experiments.training.regression import RegressionTask, act, defects, equivariance_error
+from softeq.experiments.training.trials import run_trials
 from softeq.groups import O, O2eR3
 from softeq.models.mlp import MLP
 from softeq.reps import Scalar, T, Vector
@@ -158,3 +159,28 @@ def test_act_moves_the_last_axis_of_each_row_by_its_own_element():
     value = torch.randn(4, 5, 3, generator=generator(), dtype=torch.float64)
     out = act(Vector(O(3)), g, value)
     torch.testing.assert_close(out[2, 3], g[2] @ value[2, 3])
+
+
+def test_rules_are_told_of_validation_rows_and_of_the_assumed_action():
+    problem = task()
+    move_in, move_out = problem.action(generator())
+    x, y = problem.data.x_test, problem.data.y_test
+    torch.testing.assert_close(moment_of_inertia(move_in(x)), move_out(y), atol=1e-10, rtol=1e-10)
+    assert not torch.allclose(move_in(x), x)
+    model = Function(moment_of_inertia)
+    assert problem.held_out_loss(model, generator()).item() < 1e-25
+    problem.data.y_train[:], problem.data.y_test[:] = math.nan, math.nan  # validation rows and no others
+    model.shift.data += 1.0
+    loss = problem.held_out_loss(model, generator())
+    loss.backward()
+    assert (loss.item(), model.shift.grad.item()) == (pytest.approx(1.0), pytest.approx(2.0))
+
+
+@pytest.mark.parametrize("rule", ["validation", "remul"])
+def test_the_rules_that_need_them_train_through_the_loop(rule):
+    model = SoftLinear(REP_IN, REP_OUT).double()
+    training = {"steps": 6, "batch_size": 15, "validate_every": 3}
+    config = {"rule": rule, "augment": None, "seed": 0, "training": training, "trials": [{"lr": 1e-3, "prior": None}]}
+    metrics = run_trials(task(), lambda: model, config)
+    assert (metrics["steps"], metrics["diverged_at_step"]) == (6, None)
+    assert math.isfinite(metrics["test_mse"])

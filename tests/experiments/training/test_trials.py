@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from softeq import Scalar, SoftLinear, Vector
+from softeq.errors import SofteqValueError
 from softeq.experiments.training.loop import Training
 from softeq.experiments.training.published import PublishedPenalty
-from softeq.experiments.training.trials import Trained, choose, crossed, rule_of, run_trials
+from softeq.experiments.training.rules import rule_of
+from softeq.experiments.training.trials import Trained, choose, crossed, run_trials
 from softeq.groups import SO2eR3
 
 
@@ -141,8 +143,14 @@ def test_a_seed_is_another_training_and_augmentation_is_by_the_configuration(lin
     assert losses() != losses(augment="true") == losses(augment="assumed")
 
 
-@pytest.mark.parametrize("name", ["variational", "mackay", "group-lasso"])
+@pytest.mark.parametrize("name", ["variational", "mackay", "group-lasso", "dual", "annealed"])
 def test_a_rule_that_finds_the_precision_trains_through_the_same_loop(line, name):
     metrics = run_trials(line(), soft, config(rule=name))
     assert math.isfinite(metrics["test_mse"])
     assert metrics["steps"] == 8
+
+
+@pytest.mark.parametrize("name", ["validation", "remul"])
+def test_a_rule_that_must_be_told_of_the_task_says_what_the_task_lacks(line, name):
+    with pytest.raises(SofteqValueError, match=r"rule: .* which it needs"):
+        run_trials(line(), soft, config(rule=name))
