@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from softeq.errors import MissingExtraError, SofteqValueError
+from softeq.fields import FieldBatchNorm
 from softeq.models.images import _positive
 from softeq.models.soft_images import Size, check_images, check_size, halved
 from softeq.steerable import SoftR2Conv
@@ -36,19 +37,6 @@ def plane(group: str) -> GSpace:
     except ImportError as error:
         raise MissingExtraError("steerable networks need escnn: pip install 'softeq[escnn]'") from error
     return (gspaces.rot2dOnR2 if found[1] == "C" else gspaces.flipRot2dOnR2)(int(found[2]))
-
-
-class FieldNorm(nn.Module):
-    """Batch norm with one mean, variance, factor and offset per regular field: it commutes with the group."""
-
-    def __init__(self, fields: int, order: int) -> None:
-        super().__init__()
-        self.order = order
-        self.norm = nn.BatchNorm3d(fields)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, fields * order, H, W)`` to the same shape."""
-        return self.norm(x.unflatten(1, (-1, self.order))).flatten(1, 2)
 
 
 class FieldMaximum(nn.Module):
@@ -80,9 +68,9 @@ def _kernels(sizes: int | Sequence[int]) -> list[int]:
 
 
 class SteerableCNN(nn.Module):
-    """Three soft steerable convolutions between regular fields, each with `FieldNorm` and ReLU, halved in between.
+    """Three soft steerable convolutions between regular fields, each with a norm and ReLU, halved in between.
 
-    Then the maximum over the group, the average over positions, and a linear head, all on invariants.
+    The norm is `softeq.FieldBatchNorm`. Then the maximum over the group, the average over positions, and a linear head, all on invariants.
 
     Args:
         size: (H, W) of the input in pixels. Quarter turns need square ones.
@@ -131,7 +119,7 @@ class SteerableCNN(nn.Module):
             conv = SoftR2Conv(
                 before, after, kernels[k], padding=kernels[k] // 2, bias=False, constraint=constraint
             )  # the norm that follows has the bias
-            layers += [conv, FieldNorm(counts[k], order), nn.ReLU()]
+            layers += [conv, FieldBatchNorm(after), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
             FieldMaximum(order), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(counts[-1], classes)

@@ -17,6 +17,7 @@ from softeq._constants import Constants as Constants  # for layers of users' own
 from softeq._ladder import Ladder, Spanned
 from softeq._means import forget_means, make_room, means_within
 from softeq._penalty import pathway_penalty
+from softeq._plain import plain_linear as plain_linear
 from softeq.errors import SofteqTypeError, SofteqValueError
 
 EQUIVARIANT = "equivariant"
@@ -280,16 +281,6 @@ class Weights(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
-
-
-@torch.no_grad()
-def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """The ``nn.Linear`` with copies of a weight ``(out, in)`` and a bias ``(out,)``."""
-    plain = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, weight.device, weight.dtype)
-    plain.weight.copy_(weight)
-    if bias is not None:
-        plain.bias.copy_(bias)
-    return plain
 
 
 def soft_layers(model: nn.Module) -> Iterator[tuple[str, SoftLayer]]:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from softeq._axes import word_shape
+from softeq._blocks import Basis, Blocks, OrbitBasis
 from softeq._cache import cached_invariants
 from softeq._constants import Constants
 from softeq._invariants import dense, rank_of
-from softeq._kernels import Basis, Blocks, OrbitBasis, add_projection, split_squared_norm
+from softeq._kernels import add_projection, split_squared_norm
 from softeq._orbits import Orbits
 from softeq._type_layout import TypeLayout, map_places, sorted_map_word
 from softeq.errors import SofteqValueError

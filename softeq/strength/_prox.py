@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from softeq._kernels import Basis, OrbitBasis
+from softeq._blocks import Basis, OrbitBasis
 from softeq.errors import SofteqValueError
 from softeq.solve import EquivariantProjector
 from softeq.strength._charges import Charge, merged_precision

@@ -15,7 +15,8 @@ from softeq import (
     prior_penalty,
     solve,
 )
-from softeq._kernels import OrbitBasis, contract
+from softeq._blocks import OrbitBasis
+from softeq._kernels import contract
 from softeq.strength._prox import _block
 
 DOUBLE = {"dtype": torch.float64}
