@@ -118,7 +118,7 @@ class SoftResNet(nn.Module):
         }
         stem = SoftConv2d(in_channels, width, 3, size=self.size, stride=stem_stride, padding=1, bias=False, **options)
         self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU())
-        layers, here = [], stem.window.output_size(self.size)
+        layers, here = [], check_size(stem.window.output_size(self.size))
         for k in range(blocks):
             layers.append(SoftBlock(2**k * width, 2 ** (k + 1) * width, here, **options))
             here = halved(here)

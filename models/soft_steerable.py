@@ -70,7 +70,8 @@ def _kernels(sizes: int | Sequence[int]) -> list[int]:
 class SteerableCNN(nn.Module):
     """Three soft steerable convolutions between regular fields, each with a norm and ReLU, halved in between.
 
-    The norm is `softeq.FieldBatchNorm`. Then the maximum over the group, the average over positions, and a linear head, all on invariants.
+    The norm is `softeq.FieldBatchNorm`. Then the maximum over the group, the average over positions, and a linear head,
+    all on invariants.
 
     Args:
         size: (H, W) of the input in pixels. Quarter turns need square ones.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from softeq.attention import SoftAttention
     from softeq.bilinear import SoftBilinear
     from softeq.composite import SoftPathways
-    from softeq.conv import SoftConv2d
+    from softeq.conv import SoftConv1d, SoftConv2d, SoftConv3d
     from softeq.errors import MissingExtraError, SofteqError, SofteqTypeError, SofteqValueError, SofteqWarning
     from softeq.fields import FieldBatchNorm, FieldDropout, FieldMaxPool, FieldNorm
     from softeq.groups import Group
@@ -47,7 +47,9 @@ __all__ = [
     "Scalar",
     "SoftAttention",
     "SoftBilinear",
+    "SoftConv1d",
     "SoftConv2d",
+    "SoftConv3d",
     "SoftGate",
     "SoftGated",
     "SoftLayer",
@@ -101,7 +103,7 @@ _HOMES = {
     "attention": ("SoftAttention",),
     "bilinear": ("SoftBilinear",),
     "composite": ("SoftPathways",),
-    "conv": ("SoftConv2d",),
+    "conv": ("SoftConv1d", "SoftConv2d", "SoftConv3d"),
     "errors": (
         "MissingExtraError",
         "SofteqError",

@@ -143,12 +143,14 @@ def trace(case: Case) -> None:
 
 @check
 def channels_last(case: Case) -> None:
-    """Images with their channels last in memory, and so the layer."""
-    if case.inputs[0].dim() != 4:
-        raise DoesNotApply("the input is no batch of images")
-    inputs = tuple(x.contiguous(memory_format=torch.channels_last) for x in case.inputs)
-    layer = case.copy().to(memory_format=torch.channels_last)
+    """Images, or volumes, with their channels last in memory, and so the layer and what it folds into."""
+    form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(case.inputs[0].dim())
+    if form is None:
+        raise DoesNotApply("the input is no batch of images or volumes")
+    inputs = tuple(x.contiguous(memory_format=form) for x in case.inputs)
+    layer = case.copy().to(memory_format=form)
     expected = with_gradients(case.layer, case.layer, case.inputs)
     for got, wanted in zip(with_gradients(layer, layer, inputs), expected, strict=True):
         ensure_close(got, wanted, "channels_last, output or gradient")
-    ensure_close(fold(layer)(*inputs).detach(), expected[0], "channels_last, folded")
+    folded = fold(layer).to(memory_format=form)
+    ensure_close(folded(*inputs).detach(), expected[0], "channels_last, folded")

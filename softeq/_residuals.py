@@ -1,4 +1,4 @@
-"""The residual pathways of ``SoftConv2d``: weights that are not shared between positions, in three forms.
+"""The residual pathways of ``SoftConv2d`` and its kin: weights that are not shared between positions, in three forms.
 
 Each computes the whole layer, the shared kernel K plus its own weights, from K, or ``None`` where the layer has none.
 With zero padding a tap that lies outside the image multiplies zero; such weights are no part of the linear map.
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softeq._constants import Constants
-from softeq._windows import Window
+from softeq._windows import Window, times
 from softeq.errors import SofteqValueError
-from softeq.unshared import LocalConv2d, LowRankConv2d, add_bias, local_conv2d, low_rank_conv2d
+from softeq.unshared import LocalConv, LowRankConv, Unaligned, add_bias, local_conv, low_rank_conv
 
 LARGEST_DENSE = 2**31
 """The most weights that a dense residual may have: 8 GiB in float32."""
@@ -32,15 +31,15 @@ def _copied(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.clone()
 
 
-class Residual(nn.Module, ABC):
+class Residual(Unaligned, ABC):
     """A residual pathway with unshared weights; its parameters are its own, the shared kernel is handed in.
 
     Args:
         channels: ``(in, out)``.
-        size: ``(H, W)`` of the image.
-        window: the geometry; at most as large as the image where padding is circular.
+        size: of the grid, e.g. ``(H, W)`` of an image.
+        window: the geometry; at most as large as the grid where padding is circular.
         factor: of the size at which an unconstrained layer of this form starts.
-        bias: whether there is a bias ``(out, H', W')``.
+        bias: whether there is a bias ``(out, *out_size)``.
         rank: how many kernels the low-rank form combines; the others have no use for it.
     """
 
@@ -50,7 +49,7 @@ class Residual(nn.Module, ABC):
     def __init__(
         self,
         channels: tuple[int, int],
-        size: tuple[int, int],
+        size: tuple[int, ...],
         window: Window,
         *,
         factor: float,
@@ -60,7 +59,7 @@ class Residual(nn.Module, ABC):
         super().__init__()
         self.in_channels, self.out_channels = channels
         self.size, self.window, self.out_size = size, window, window.output_size(size)
-        self.positions = self.out_size[0] * self.out_size[1]
+        self.positions = math.prod(self.out_size)
         self.kernel_shape = (self.out_channels, self.in_channels // window.groups, *window.kernel)
         self._make(factor, rank)
         start = uniform((self.out_channels, *self.out_size), factor / math.sqrt(self.fan_in)) if bias else None
@@ -72,7 +71,7 @@ class Residual(nn.Module, ABC):
 
     @abstractmethod
     def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
-        """The layer's output for ``(N, C, H, W)``, with the merged bias."""
+        """The layer's output for ``(N, C, *size)``, with the merged bias."""
 
     @abstractmethod
     def merged(self, kernel: Tensor | None) -> Tensor:
@@ -91,12 +90,12 @@ class Residual(nn.Module, ABC):
         """The layer as a module without pathways, of copies."""
 
 
-def _inside(window: Window, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Which taps lie inside the image at which output position, ``(taps, H' * W')``."""
+def _inside(window: Window, size: tuple[int, ...]) -> dict[str, Tensor]:
+    """Which taps lie inside the image at which output position, ``(taps, positions)``."""
     return {"inside": window.sources(size) >= 0}
 
 
-def _copies(window: Window, size: tuple[int, int], channels: tuple[int, int]) -> dict[str, Tensor]:
+def _copies(window: Window, size: tuple[int, ...], channels: tuple[int, int]) -> dict[str, Tensor]:
     """Where the copies of each tap of a kernel stand in a dense map, per pair of channels, and which tap each is."""
     inn, out = channels
     sources, own_size = window.sources(size), window.output_size(size)
@@ -109,14 +108,14 @@ def _copies(window: Window, size: tuple[int, int], channels: tuple[int, int]) ->
 
 
 class DenseResidual(Residual):
-    """From any position and channel to any, ``(out, H', W', in, H, W)``: the paper's."""
+    """From any position and channel to any, ``(out, *out_size, in, *size)``: the paper's."""
 
     def _make(self, factor: float, rank: int) -> None:
-        self.fan_in = self.in_channels * self.size[0] * self.size[1]
+        self.fan_in = self.in_channels * math.prod(self.size)
         entries = self.fan_in * self.out_channels * self.positions
         if entries > LARGEST_DENSE:
             raise SofteqValueError(
-                f"residual: 'dense' needs {entries:.1e} weights for images of {self.size[0]} x {self.size[1]}: "
+                f"residual: 'dense' needs {entries:.1e} weights for a grid of {times(self.size)}: "
                 "expected 'local' or 'lowrank' for layers of this size"
             )
         shape = (self.out_channels, *self.out_size, self.in_channels, *self.size)
@@ -130,7 +129,7 @@ class DenseResidual(Residual):
         return add_bias(y if kernel is None else y + self.window.convolve(x, kernel), bias)
 
     def merged(self, kernel: Tensor | None) -> Tensor:
-        """``(out, H', W', in, H, W)``."""
+        """``(out, *out_size, in, *size)``."""
         return self.weight if kernel is None else self.spread(kernel, self.weight)
 
     def spread(self, kernel: Tensor, base: Tensor) -> Tensor:
@@ -164,11 +163,12 @@ class DenseResidual(Residual):
         linear.weight.copy_(weight)
         if bias is not None:
             linear.bias.copy_(bias.flatten())
-        return nn.Sequential(nn.Flatten(-3), linear, nn.Unflatten(-1, (self.out_channels, *self.out_size)))
+        flatten = nn.Flatten(-1 - self.window.dims)
+        return nn.Sequential(flatten, linear, nn.Unflatten(-1, (self.out_channels, *self.out_size)))
 
 
 class LocalResidual(Residual):
-    """A kernel per output position, ``(H', W', out, in / groups, *kernel)``."""
+    """A kernel per output position, ``(*out_size, out, in / groups, *kernel)``."""
 
     def _make(self, factor: float, rank: int) -> None:
         self.fan_in = math.prod(self.kernel_shape[1:])
@@ -177,10 +177,10 @@ class LocalResidual(Residual):
 
     def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
         """One batched matrix product with the merged kernels."""
-        return local_conv2d(x, self.merged(kernel), bias, self.window)
+        return local_conv(x, self.merged(kernel), bias, self.window)
 
     def merged(self, kernel: Tensor | None) -> Tensor:
-        """``(H', W', out, in / groups, *kernel)``."""
+        """``(*out_size, out, in / groups, *kernel)``."""
         return self.weight if kernel is None else self.weight + kernel
 
     def nearest(self, weight: Tensor) -> Tensor:
@@ -195,12 +195,12 @@ class LocalResidual(Residual):
         return float((weight - near).square().sum()), float(near.square().sum())
 
     def plain(self, kernel: Tensor | None, bias: Tensor | None) -> nn.Module:
-        """A ``LocalConv2d``."""
-        return LocalConv2d(self.merged(kernel).clone(), _copied(bias), self.window)
+        """A ``LocalConv``."""
+        return LocalConv(self.merged(kernel).clone(), _copied(bias), self.window)
 
 
 class LowRankResidual(Residual):
-    """``sum_r coefficients[r, p] kernels[r]``: ``(rank, H', W')`` and ``(rank, out, in / groups, *kernel)``.
+    """``sum_r coefficients[r, p] kernels[r]``: ``(rank, *out_size)`` and ``(rank, out, in / groups, *kernel)``.
 
     Zero coefficients make it zero while they still receive a gradient; both factors are priced by the prior, so that
     at the optimum of the split between them the price of each term is ``precision ||coefficients|| ||kernel||``. Around
@@ -213,22 +213,18 @@ class LowRankResidual(Residual):
         self.coefficients = nn.Parameter(torch.randn(rank, *self.out_size) * (factor / math.sqrt(rank)))
         self.constants = Constants.of(_inside, self.window, self.size)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> LowRankResidual:
-        # torch takes five axes for a volume, which cannot have its channels last; these are kernels of images.
-        super()._apply(lambda t: fn(t.flatten(0, 1)).unflatten(0, t.shape[:2]) if t.dim() == 5 else fn(t), recurse)
-        return self
-
     def nearest(self, weight: Tensor) -> Tensor:
         """See ``Residual.nearest``."""
         return _mean_over_positions(weight, self.constants.on(weight)["inside"])
 
     def compute(self, x: Tensor, kernel: Tensor | None, bias: Tensor | None) -> Tensor:
         """One convolution with ``rank + 1`` times the output channels, and their sum per position."""
-        return low_rank_conv2d(x, kernel, self.kernels, self.coefficients, bias, self.window)
+        return low_rank_conv(x, kernel, self.kernels, self.coefficients, bias, self.window)
 
     def merged(self, kernel: Tensor | None) -> Tensor:
-        """``(H', W', out, in / groups, *kernel)``, as a local layer's: for inspection, it may be large."""
-        own = torch.einsum("rhw,roiuv->hwoiuv", self.coefficients, self.kernels)
+        """``(*out_size, out, in / groups, *kernel)``, as a local layer's: for inspection, it may be large."""
+        own = self.coefficients.flatten(1).T @ self.kernels.flatten(1)
+        own = own.view(*self.out_size, *self.kernel_shape)
         return own if kernel is None else own + kernel
 
     def defect(self, kernel: Tensor | None) -> tuple[float, float]:
@@ -248,20 +244,21 @@ class LowRankResidual(Residual):
         return max(off, 0.0), near
 
     def plain(self, kernel: Tensor | None, bias: Tensor | None) -> nn.Module:
-        """A ``LowRankConv2d``: the factors are kept, a local layer would need a kernel per position."""
+        """A ``LowRankConv``: the factors are kept, a local layer would need a kernel per position."""
         factors = self.kernels.clone(), self.coefficients.clone()
-        return LowRankConv2d(_copied(kernel), *factors, _copied(bias), self.window)
+        return LowRankConv(_copied(kernel), *factors, _copied(bias), self.window)
 
 
 def _places_inside(weight: Tensor, inside: Tensor) -> Tensor:
-    """``(taps, H' * W')`` in the layout of a local layer's weight: ``(H', W', 1, 1, *kernel)``."""
-    return inside.T.reshape(*weight.shape[:2], 1, 1, *weight.shape[4:])
+    """``(taps, positions)`` in the layout of a local layer's weight: ``(*out_size, 1, 1, *kernel)``."""
+    dims = weight.dim() // 2 - 1
+    return inside.T.reshape(*weight.shape[:dims], 1, 1, *weight.shape[dims + 2 :])
 
 
 def _mean_over_positions(weight: Tensor, inside: Tensor) -> Tensor:
-    """``(H', W', out, in / groups, *kernel)``: each tap's mean over the positions where it is inside the image."""
-    own = _places_inside(weight, inside)
-    return (weight * own).sum((0, 1)) / own.sum((0, 1)).clamp_min(1) * own
+    """``(*out_size, out, in / groups, *kernel)``: each tap's mean over the positions where it is inside the image."""
+    own, positions = _places_inside(weight, inside), tuple(range(weight.dim() // 2 - 1))
+    return (weight * own).sum(positions) / own.sum(positions).clamp_min(1) * own
 
 
 RESIDUALS: dict[str, type[Residual]] = {"dense": DenseResidual, "local": LocalResidual, "lowrank": LowRankResidual}

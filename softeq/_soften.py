@@ -52,14 +52,15 @@ def soften(
 ) -> Softened:
     """The soft twin of a network, layer by layer, with the same outputs.
 
-    Convolutions become ``SoftConv2d`` (their kernel equivariant under translations, the residual zero but able to
-    leave it), or ``SoftR2Conv`` where ``types`` says so; self-attention over tokens of a grid becomes ``SoftAttention``
-    (no bias on its logits, the residual zero); linear layers with declared representations become ``SoftLinear``. In
-    those with types or representations the weight W is split into ``P(W)`` and ``W - P(W)``. Every twin is run on what
-    its original was given and must return the same, so a subclass that computes something else is left as it is; so is
-    one that has more than its twin would (a parametrization, a table of its own, hooks, a weight that another module
-    shares). A twin's parameters ask for gradients as those of the original do: a residual as the weight or bias that it
-    stands beside. What sees positions outside these layers, such as a table of position embeddings, stays and is named.
+    Convolutions become ``SoftConv1d``, 2d or 3d (their kernel equivariant under translations, the residual zero but
+    able to leave it), or ``SoftR2Conv`` where ``types`` says so; self-attention over tokens of a grid becomes
+    ``SoftAttention`` (no bias on its logits, the residual zero); linear layers with declared representations become
+    ``SoftLinear``. In those with types or representations the weight W is split into ``P(W)`` and ``W - P(W)``. Every
+    twin is run on what its original was given and must return the same, so a subclass that computes something else is
+    left as it is; so is one that has more than its twin would (a parametrization, a table of its own, hooks, a weight
+    that another module shares). A twin's parameters ask for gradients as those of the original do: a residual as the
+    weight or bias that it stands beside. What sees positions outside these layers, such as a table of position
+    embeddings, stays and is named.
 
     Args:
         model: any network; it is not changed. Attention is recognised by its parts: ``qkv`` and ``proj`` or ``out``,

@@ -106,35 +106,36 @@ class PlaneFields:
 
 @dataclass(frozen=True)
 class Shifts:
-    """Images ``(..., H, W)`` under shifts by whole multiples of a step.
+    """Images ``(..., H, W)``, series or volumes under shifts by whole multiples of a step.
 
     Args:
         shape: of an image, ``(..., H, W)``.
-        step: pixels ``(vertical, horizontal)`` per unit of a shift: of an input what a stride makes one of an output.
+        step: pixels per unit of a shift along each of the last axes, as many as there are steps: of an input what a
+            stride makes one of an output.
         fill: what comes in at the border; ``None`` what left on the other side. 0 for an input, NaN for an output.
-            Where something comes in, shifts go down and right by at most one unit, and inputs have zeros to lose.
+            Where something comes in, shifts go towards the ends by at most one unit, and inputs have zeros to lose.
     """
 
     shape: tuple[int, ...]
-    step: tuple[int, int] = (1, 1)
+    step: tuple[int, ...] = (1, 1)
     fill: float | None = None
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Standard normal, ``(n, ..., H, W)``."""
         x = _normal((n, *self.shape), generator)
-        return x if self.fill is None else self.act((-1, -1), self.act((1, 1), x))
+        one = (1,) * len(self.step)
+        return x if self.fill is None else self.act(tuple(-k for k in one), self.act(one, x))
 
-    def elements(self, n: int, generator: torch.Generator) -> Sequence[tuple[int, int]]:
-        """Units down and right."""
-        most = [
-            1 if self.fill is not None else max(m // s - 1, 0) for m, s in zip(self.shape[-2:], self.step, strict=True)
-        ]
-        down, right = (torch.randint(m + 1, (n,), generator=generator).tolist() for m in most)
-        return list(zip(down, right, strict=True))
+    def elements(self, n: int, generator: torch.Generator) -> Sequence[tuple[int, ...]]:
+        """Units towards the ends, per axis."""
+        sizes = zip(self.shape[-len(self.step) :], self.step, strict=True)
+        most = [1 if self.fill is not None else max(m // s - 1, 0) for m, s in sizes]
+        each = [torch.randint(m + 1, (n,), generator=generator).tolist() for m in most]
+        return list(zip(*each, strict=True))
 
-    def act(self, element: tuple[int, int], x: Tensor) -> Tensor:
+    def act(self, element: tuple[int, ...], x: Tensor) -> Tensor:
         """Shifted."""
-        for dim, units, step in zip((-2, -1), element, self.step, strict=True):
+        for dim, units, step in zip(range(-len(self.step), 0), element, self.step, strict=True):
             x = x.roll(units * step, dim)
             if self.fill is not None and units:
                 gone = x.narrow(dim, 0 if units > 0 else x.shape[dim] - abs(units * step), abs(units * step))
@@ -161,11 +162,11 @@ class TokenShifts:
         grid = self.grid.draw(n, generator).flatten(2).mT
         return torch.cat([_normal((n, self.prefix, self.dim), generator), grid], 1)
 
-    def elements(self, n: int, generator: torch.Generator) -> Sequence[tuple[int, int]]:
+    def elements(self, n: int, generator: torch.Generator) -> Sequence[tuple[int, ...]]:
         """Tokens down and right."""
         return self.grid.elements(n, generator)
 
-    def act(self, element: tuple[int, int], x: Tensor) -> Tensor:
+    def act(self, element: tuple[int, ...], x: Tensor) -> Tensor:
         """Shifted; the prefix stays."""
         prefix, grid = x.split([self.prefix, len(x) - self.prefix])
         moved = self.grid.act(element, grid.T.unflatten(1, self.size))
@@ -239,8 +240,9 @@ def spaces_of(layer: Any, inputs: Sequence[Tensor]) -> tuple[tuple[Space, ...], 
 
 def image_shifts(layer: Any, x: Tensor) -> tuple[tuple[Space, ...], Space]:
     """The shifts with which a convolution commutes: cyclic ones if its padding is, and its steps divide the image."""
-    window, size = layer.window, (x.shape[-2], x.shape[-1])
+    window = layer.window
+    size = tuple(x.shape[-window.dims :])
     out = window.output_size(size)
     cyclic = window.mode == "circular" and all(n * s == m for n, s, m in zip(out, window.stride, size, strict=True))
     own = Shifts((layer.in_channels, *size), window.stride, None if cyclic else 0.0)
-    return (own,), Shifts((layer.out_channels, *out), fill=None if cyclic else math.nan)
+    return (own,), Shifts((layer.out_channels, *out), (1,) * window.dims, None if cyclic else math.nan)

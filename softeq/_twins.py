@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softeq._windows import CONVOLUTIONS
 from softeq.attention import SoftAttention
-from softeq.conv import SoftConv2d
+from softeq.conv import SoftConv, SoftConv1d, SoftConv2d, SoftConv3d
 from softeq.errors import SofteqError, SofteqValueError
 from softeq.linear import SoftLinear
 from softeq.reps import Rep
 from softeq.testing import TOLERANCES
 
+_SOFT: tuple[type[SoftConv], ...] = (SoftConv1d, SoftConv2d, SoftConv3d)
+_ZERO_PADDING: dict[int, Any] = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
 _PREFIXES = range(17)  # class and register tokens that may stand in front of a grid
 _OUT_NAMES, _HEAD_NAMES = ("proj", "out"), ("num_heads", "heads")
 
@@ -113,7 +116,7 @@ class Twins:
             return lambda name, linear, _: iter([lambda: SoftLinear.from_linear(linear, *self.reps[name])])
         if name in self.types:
             return self.steerable
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, tuple(CONVOLUTIONS.values())):
             return self.convolution
         if isinstance(module, nn.MultiheadAttention):
             return self.multihead
@@ -125,18 +128,19 @@ class Twins:
 
         yield lambda: SoftR2Conv.from_conv(conv, *self.types[name])
 
-    def convolution(self, name: str, conv: nn.Conv2d, seen: Seen) -> Ways:
+    def convolution(self, name: str, conv: Any, seen: Seen) -> Ways:
         """With its own padding; of a subclass also with that which keeps ``size / stride``, as TensorFlow's pad."""
-        height, width = seen.one_shape()[-2:]
+        kind = next(kind for kind in _SOFT if isinstance(conv, CONVOLUTIONS[kind.dims]))
+        size = seen.one_shape()[-kind.dims :]
         options: dict[str, Any] = {"residual": self.residual, "rank": self.rank}
-        if isinstance(seen.output, Tensor) and math.prod(seen.output.shape[-2:]) == 1:
+        if isinstance(seen.output, Tensor) and math.prod(seen.output.shape[-kind.dims :]) == 1:
             raise Left("its output is one position, so that there is nothing to unshare")
-        yield lambda: SoftConv2d.from_conv(conv, (height, width), **options)
-        if type(conv) is not nn.Conv2d:
-            rows, columns = (_same_padding(conv, axis, n) for axis, n in enumerate((height, width)))
-            padded = (height + sum(rows), width + sum(columns))
-            padding = nn.ZeroPad2d((*columns, *rows))
-            yield lambda: nn.Sequential(padding, SoftConv2d.from_conv(conv, padded, **options))
+        yield lambda: kind.from_conv(conv, size, **options)
+        if type(conv) is not CONVOLUTIONS[kind.dims]:
+            sides = [_same_padding(conv, axis, n) for axis, n in enumerate(size)]
+            padded = [n + sum(both) for n, both in zip(size, sides, strict=True)]
+            padding = _ZERO_PADDING[kind.dims](tuple(n for both in reversed(sides) for n in both))
+            yield lambda: nn.Sequential(padding, kind.from_conv(conv, padded, **options))
 
     def attention(self, name: str, module: Any, seen: Seen) -> Ways:
         """A module with ``qkv``, ``proj`` or ``out``, and its number of heads."""
@@ -250,7 +254,7 @@ def _output_of(module: Any) -> nn.Linear | None:
     return next((o for n in _OUT_NAMES if isinstance(o := getattr(module, n, None), nn.Linear)), None)
 
 
-def _same_padding(conv: nn.Conv2d, axis: int, n: int) -> tuple[int, int]:
+def _same_padding(conv: Any, axis: int, n: int) -> tuple[int, int]:
     """Zeros before and after, so that the output has ``ceil(n / stride)`` pixels; the odd one comes after."""
     stride, dilation, kernel = conv.stride[axis], conv.dilation[axis], conv.kernel_size[axis]
     total = max((math.ceil(n / stride) - 1) * stride + (kernel - 1) * dilation + 1 - n, 0)

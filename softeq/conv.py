@@ -1,15 +1,17 @@
-"""SoftConv2d: a convolution that may leave its translation symmetry."""
+"""Convolutions that may leave their translation symmetry, over series, images and volumes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from softeq._arguments import check_dtype, whole
 from softeq._residuals import RESIDUALS, uniform
-from softeq._windows import Window, check_channels, padding_of, pair
+from softeq._windows import CONVOLUTIONS, Window, check_channels, padding_of, per_axis
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.pathways import (
     EQUIVARIANT,
@@ -21,14 +23,22 @@ from softeq.pathways import (
     relative_defect,
 )
 
+_AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
+_SIZES = {1: "the series' length", 2: "the images' (H, W)", 3: "the volumes' (D, H, W)"}
 
-class SoftConv2d(MergedLayer):
+Sizes = int | Sequence[int]
+"""A whole number for every axis of the grid, or one for each."""
+
+
+class SoftConv(MergedLayer):
     """A convolution plus unshared weights: ``conv2d(x) + residual(x)`` (Finzi, Benton, Wilson 2021, section 5).
+
+    `SoftConv1d`, `SoftConv2d` and `SoftConv3d` are this layer over series, images and volumes.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in ``nn.Conv2d``, whole numbers or
-            pairs ``(vertical, horizontal)``.
-        size: ``(H, W)`` of the images, in pixels; input ``(N, in_channels, H, W)`` or ``(in_channels, H, W)``.
+            one for each axis, of an image ``(vertical, horizontal)``.
+        size: of the grid, ``(L,)``, ``(H, W)`` or ``(D, H, W)``; input ``(N, in_channels, *size)`` or without N.
             ``None`` where the layer is hard and takes any.
         padding_mode: ``"zeros"`` or ``"circular"``.
         bias: whether there is a bias: per channel ``(out,)``, and in the residual per channel and position.
@@ -41,11 +51,11 @@ class SoftConv2d(MergedLayer):
     One operation or two. ``local`` merges: the kernel is added to those of every position, then one batched matrix
     product. ``lowrank`` is one convolution with ``rank + 1`` times the output channels and a weighted sum per position.
     ``dense`` runs a convolution beside the linear map: merging first would copy the largest tensor of the layer.
-    ``weight`` is always the merged one: ``(out, in / groups, *kernel)`` if hard, ``(out, H', W', in, H, W)`` if dense,
-    else ``(H', W', out, in / groups, *kernel)``.
+    ``weight`` is always the merged one: ``(out, in / groups, *kernel)`` if hard, ``(out, *out_size, in, *size)`` if
+    dense, else ``(*out_size, out, in / groups, *kernel)``.
 
-    Folding gives ``nn.Conv2d`` if hard, for ``dense`` an ``nn.Linear`` between flatten and unflatten, for ``local``
-    and ``lowrank`` the plain modules of ``softeq.unshared``.
+    Folding gives ``nn.Conv2d``, or its kin, if hard, for ``dense`` an ``nn.Linear`` between flatten and unflatten, for
+    ``local`` and ``lowrank`` the plain modules of ``softeq.unshared``.
 
     What is equivariant. The hard layer's maps: convolutions with this kernel, stride and padding. With circular padding
     and stride 1 they commute with every shift; with zeros as far as the border is not reached. As matrices they are
@@ -63,19 +73,21 @@ class SoftConv2d(MergedLayer):
     1e-3: a product of two small factors would have hardly any gradient.
 
     Raises:
-        SofteqTypeError, SofteqValueError: a bad argument, by its name; an image smaller than the kernel covers.
+        SofteqTypeError, SofteqValueError: a bad argument, by its name; a grid smaller than the kernel covers.
     """
+
+    dims: ClassVar[int]
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
+        kernel_size: Sizes,
         *,
-        size: int | tuple[int, int] | None = None,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        size: Sizes | None = None,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -92,18 +104,18 @@ class SoftConv2d(MergedLayer):
             raise SofteqValueError(f"residual: expected one of {tuple(RESIDUALS)}, got {residual!r}")
         whole("rank", rank, 1)
         if size is None and RESIDUAL in names:
-            raise SofteqValueError("size: expected the images' (H, W), as the residual has weights per position")
+            raise SofteqValueError(f"size: expected {_SIZES[self.dims]}, as the residual has weights per position")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.constraint, self.residual, self.rank, self.has_bias = constraint, residual, rank, bias
         self.window = Window(
-            pair(kernel_size, "kernel_size", 1),
-            pair(stride, "stride", 1),
-            pair(padding, "padding", 0),
-            pair(dilation, "dilation", 1),
+            per_axis(kernel_size, "kernel_size", 1, self.dims),
+            per_axis(stride, "stride", 1, self.dims),
+            per_axis(padding, "padding", 0, self.dims),
+            per_axis(dilation, "dilation", 1, self.dims),
             groups,
             padding_mode,
         )
-        self.size = None if size is None else pair(size, "size", 1)
+        self.size = None if size is None else per_axis(size, "size", 1, self.dims)
         self._check_circular()
         self.out_size = None if self.size is None else self.window.output_size(self.size)
         self.pathways = nn.ModuleDict({name: self._pathway(name, alone=len(names) == 1) for name in names})
@@ -140,7 +152,7 @@ class SoftConv2d(MergedLayer):
             return shared
         if part == "weight":
             return free.merged(shared)
-        return free.bias if free.bias is None or shared is None else free.bias + shared[:, None, None]
+        return free.bias if free.bias is None or shared is None else free.bias + shared.view(-1, *[1] * self.dims)
 
     def nearest(self, weight: Tensor) -> Tensor:
         """The merged weight of the nearest convolution: each tap's mean over the positions where it is in the image."""
@@ -155,30 +167,30 @@ class SoftConv2d(MergedLayer):
         return (self.window.sources(self.size) >= 0).sum(1).view(self.window.kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in, H, W)`` to ``(N, out, H', W')``; without N too. Under autocast weights are merged, then cast."""
+        """``(N, in, *size)`` to ``(N, out, *out_size)``; without N too. Under autocast weights are merged before."""
         self._check(x)
         check_dtype(x, next(self.parameters()))
         residual = self.pathway(RESIDUAL)
         if residual is None:
             return self.window.convolve(x, self.weight, self.bias)
-        batch = x if x.dim() == 4 else x[None]
-        y = residual.compute(batch, self._kernel(), self.bias)
-        return y if x.dim() == 4 else y[0]
+        batched = x.dim() == self.dims + 2
+        y = residual.compute(x if batched else x[None], self._kernel(), self.bias)
+        return y if batched else y[0]
 
     def _kernel(self) -> Tensor | None:
         own = self.pathway(EQUIVARIANT)
         return None if own is None else own.weight
 
     def _check(self, x: Tensor) -> None:
-        wanted = "H, W" if self.size is None else f"{self.size[0]}, {self.size[1]}"
-        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
+        wanted = _AXES[self.dims] if self.size is None else ", ".join(map(str, self.size))
+        if x.dim() - self.dims not in (1, 2) or x.shape[-self.dims - 1] != self.in_channels:
             raise SofteqValueError(f"x: expected shape (N, {self.in_channels}, {wanted}), got {tuple(x.shape)}")
         if self.size is None:
-            self.window.output_size((x.shape[-2], x.shape[-1]))
-        elif tuple(x.shape[-2:]) != self.size:
+            self.window.output_size(x.shape[-self.dims :])
+        elif tuple(x.shape[-self.dims :]) != self.size:
             raise SofteqValueError(
-                f"x: expected images of the declared size ({wanted}), got shape {tuple(x.shape)}; build the layer "
-                "with size= of the images, as its residual has weights per position"
+                f"x: expected inputs of the declared size ({wanted}), got shape {tuple(x.shape)}; build the layer "
+                "with size= of the inputs, as its residual has weights per position"
             )
 
     @torch.no_grad()
@@ -195,36 +207,32 @@ class SoftConv2d(MergedLayer):
             return residual.plain(self._kernel(), self.bias).train(self.training)
         return self.window.plain(self.weight, self.bias).train(self.training)
 
-    @staticmethod
+    @classmethod
     @torch.no_grad()
     def from_conv(
-        conv: nn.Conv2d,
-        size: int | tuple[int, int],
-        *,
-        residual: str = "local",
-        rank: int = 4,
-        constraint: str = "soft",
-    ) -> SoftConv2d:
-        """The layer that computes what this ``nn.Conv2d`` does: its kernel in the equivariant pathway, the residual 0.
+        cls, conv: nn.Module, size: Sizes, *, residual: str = "local", rank: int = 4, constraint: str = "soft"
+    ) -> Self:
+        """The layer that computes what this ``nn.Conv2d``, or its kin, does: its kernel equivariant, the residual 0.
 
         The low-rank residual is zero by its coefficients, so that it can leave zero.
 
         Raises:
-            SofteqTypeError: no ``nn.Conv2d``.
+            SofteqTypeError: no convolution of torch's over such grids.
             SofteqValueError: padding of unequal sides or another mode, or ``constraint="none"``, which has no kernel.
         """
-        if not isinstance(conv, nn.Conv2d):
-            raise SofteqTypeError(f"conv: expected an nn.Conv2d, got {type(conv).__name__}")
+        plain = CONVOLUTIONS[cls.dims]
+        if not isinstance(conv, plain):
+            raise SofteqTypeError(f"conv: expected an nn.{plain.__name__}, got {type(conv).__name__}")
         if constraint == "none":
             raise SofteqValueError("constraint: expected 'soft' or 'hard', got 'none'")
-        layer = SoftConv2d(
+        layer = cls(
             conv.in_channels,
             conv.out_channels,
-            pair(conv.kernel_size, "kernel_size", 1),
+            conv.kernel_size,
             size=size,
-            stride=pair(conv.stride, "stride", 1),
+            stride=conv.stride,
             padding=padding_of(conv),
-            dilation=pair(conv.dilation, "dilation", 1),
+            dilation=conv.dilation,
             groups=conv.groups,
             bias=conv.bias is not None,
             padding_mode=conv.padding_mode,
@@ -245,9 +253,32 @@ class SoftConv2d(MergedLayer):
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""
-        window = self.window
         return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={window.kernel}, size={self.size}, "
-            f"stride={window.stride}, padding={window.padding}, dilation={window.dilation}, groups={window.groups}, "
-            f"padding_mode={window.mode!r}, residual={self.residual!r}, constraint={self.constraint!r}"
+            f"{self.in_channels}, {self.out_channels}, {self.window}, size={self.size}, residual={self.residual!r}, "
+            f"constraint={self.constraint!r}"
         )
+
+
+class SoftConv1d(SoftConv):
+    """A `SoftConv` over series: ``(N, in, L)`` to ``(N, out, L')``; ``size=L``. Hard, it is ``nn.Conv1d``."""
+
+    dims = 1
+
+
+class SoftConv2d(SoftConv):
+    """A `SoftConv` over images: ``(N, in, H, W)`` to ``(N, out, H', W')``; ``size=(H, W)``.
+
+    Hard, it is ``nn.Conv2d``.
+    """
+
+    dims = 2
+
+
+class SoftConv3d(SoftConv):
+    """A `SoftConv` over volumes: ``(N, in, D, H, W)`` to ``(N, out, D', H', W')``; ``size=(D, H, W)``.
+
+    Hard, it is ``nn.Conv3d``. The dense residual of a volume is large: ``"local"`` and ``"lowrank"`` have a kernel, or
+    ``rank`` numbers, per position.
+    """
+
+    dims = 3

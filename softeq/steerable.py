@@ -219,7 +219,7 @@ class SoftR2Conv(MergedLayer):
         return self.window.convolve(x, *self.merged_for(x))
 
     @torch.no_grad()
-    def folded(self) -> nn.Conv2d:
+    def folded(self) -> nn.Module:
         """The plain ``nn.Conv2d`` that this layer equals, with copies of the merged filter and bias."""
         return self.window.plain(self.weight, self.bias).train(self.training)
 

@@ -1,6 +1,11 @@
-"""Convolutions whose kernel depends on the position: functions, and plain modules that a soft layer folds into."""
+"""Convolutions whose kernel depends on the position: functions, and plain modules that a soft layer folds into.
+
+Sizes are those of the grid, ``(L,)``, ``(H, W)`` or ``(D, H, W)``.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +18,23 @@ def add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias.to(y.dtype)
 
 
-def local_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
+def local_conv(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
     """A convolution with a kernel per output position, as one batched matrix product over positions.
 
     Args:
-        x: ``(N, C, H, W)``.
-        weight: ``(H', W', out, C / groups, *kernel)``, the layout in which no position's kernel is copied.
-        bias: ``(out, H', W')`` or ``None``.
+        x: ``(N, C, *size)``.
+        weight: ``(*out_size, out, C / groups, *kernel)``, the layout in which no position's kernel is copied.
+        bias: ``(out, *out_size)`` or ``None``.
         window: the geometry.
     """
-    height, width, out = weight.shape[:3]
-    n, groups, positions = x.shape[0], window.groups, height * width
+    size, out = weight.shape[: window.dims], weight.shape[window.dims]
+    n, groups, positions = x.shape[0], window.groups, size.numel()
     columns = window.columns(x).view(positions, groups, -1, n)
     y = weight.reshape(positions, groups, out // groups, -1) @ columns
-    return add_bias(y.permute(3, 1, 2, 0).reshape(n, out, height, width), bias)
+    return add_bias(y.permute(3, 1, 2, 0).reshape(n, out, *size), bias)
 
 
-def low_rank_conv2d(
+def low_rank_conv(
     x: Tensor, shared: Tensor | None, kernels: Tensor, coefficients: Tensor, bias: Tensor | None, window: Window
 ) -> Tensor:
     """A convolution with the kernel ``shared + sum_r coefficients[r, p] kernels[r]`` at output position p.
@@ -37,11 +42,11 @@ def low_rank_conv2d(
     One convolution with ``(rank + 1) * out`` output channels, then a sum over them per position.
 
     Args:
-        x: ``(N, C, H, W)``.
+        x: ``(N, C, *size)``.
         shared: ``(out, C / groups, *kernel)`` or ``None``.
         kernels: ``(rank, out, C / groups, *kernel)``.
-        coefficients: ``(rank, H', W')``.
-        bias: ``(out, H', W')`` or ``None``.
+        coefficients: ``(rank, *out_size)``.
+        bias: ``(out, *out_size)`` or ``None``.
         window: the geometry.
     """
     all_kernels = [*([] if shared is None else [shared]), *kernels]
@@ -58,8 +63,17 @@ def low_rank_conv2d(
     return add_bias(y, bias)
 
 
-class LocalConv2d(nn.Module):
-    """A plain layer with a kernel per output position; see ``local_conv2d``."""
+class Unaligned(nn.Module):
+    """A module whose parameters have axes of positions, so that none of them lies in memory as an image does."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Unaligned:
+        # Without their axes: of what has four or five of them torch would put the second last, as it does with images.
+        super()._apply(lambda t: fn(t.flatten()).view(t.shape), recurse)
+        return self
+
+
+class LocalConv(Unaligned):
+    """A plain layer with a kernel per output position; see ``local_conv``."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, window: Window) -> None:
         super().__init__()
@@ -68,13 +82,13 @@ class LocalConv2d(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` or ``(C, H, W)`` to the outputs of the size that the weight has."""
-        y = local_conv2d(x if x.dim() == 4 else x[None], self.weight, self.bias, self.window)
-        return y if x.dim() == 4 else y[0]
+        """``(N, C, *size)`` or ``(C, *size)`` to the outputs of the size that the weight has."""
+        y = local_conv(x if x.dim() == self.window.dims + 2 else x[None], self.weight, self.bias, self.window)
+        return y if x.dim() == self.window.dims + 2 else y[0]
 
 
-class LowRankConv2d(nn.Module):
-    """A plain layer whose kernels are combinations of a few; see ``low_rank_conv2d``."""
+class LowRankConv(Unaligned):
+    """A plain layer whose kernels are combinations of a few; see ``low_rank_conv``."""
 
     def __init__(
         self, shared: Tensor | None, kernels: Tensor, coefficients: Tensor, bias: Tensor | None, window: Window
@@ -86,7 +100,7 @@ class LowRankConv2d(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` or ``(C, H, W)`` to the outputs of the size that the coefficients have."""
-        batch = x if x.dim() == 4 else x[None]
-        y = low_rank_conv2d(batch, self.shared, self.kernels, self.coefficients, self.bias, self.window)
-        return y if x.dim() == 4 else y[0]
+        """``(N, C, *size)`` or ``(C, *size)`` to the outputs of the size that the coefficients have."""
+        batch = x if x.dim() == self.window.dims + 2 else x[None]
+        y = low_rank_conv(batch, self.shared, self.kernels, self.coefficients, self.bias, self.window)
+        return y if x.dim() == self.window.dims + 2 else y[0]

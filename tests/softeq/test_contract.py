@@ -12,7 +12,9 @@ from softeq import (
     Scalar,
     SoftAttention,
     SoftBilinear,
+    SoftConv1d,
     SoftConv2d,
+    SoftConv3d,
     SoftGate,
     SoftGated,
     SoftLinear,
@@ -37,6 +39,7 @@ BOOSTED = (Scalar + Vector)(Lorentz()), (Vector + T(1, 1))(Lorentz())
 D4, C4 = gspaces.flipRot2dOnR2(4), gspaces.rot2dOnR2(4)
 MIXED = FieldType(D4, [D4.trivial_repr, D4.regular_repr]), FieldType(D4, [D4.regular_repr, D4.irrep(1, 1)])
 PAIRS = FieldType(C4, [C4.irrep(1), C4.irrep(1)])
+ROUND = {"padding": 1, "padding_mode": "circular"}
 PADDED = {"size": (6, 5), "padding": 1}
 CIRCULAR = {"size": (6, 4), "padding": 1, "stride": 2, "groups": 2, "padding_mode": "circular", "residual": "local"}
 
@@ -100,6 +103,15 @@ LAYERS = {
     "SoftConv2d, local": (lambda c: SoftConv2d(2, 4, 3, **PADDED, residual="local", constraint=c), [(2, 2, 6, 5)]),
     "SoftConv2d, lowrank": (lambda c: SoftConv2d(2, 4, 3, **PADDED, residual="lowrank", constraint=c), [(2, 2, 6, 5)]),
     "SoftConv2d, circular": (lambda c: SoftConv2d(2, 4, 3, **CIRCULAR, constraint=c), [(2, 2, 6, 4)]),
+    "SoftConv1d": (lambda c: SoftConv1d(2, 4, 3, size=6, padding=1, residual="lowrank", constraint=c), [(2, 2, 6)]),
+    "SoftConv1d, dense": (lambda c: SoftConv1d(2, 4, 3, size=6, **ROUND, constraint=c), [(2, 2, 6)]),
+    "SoftConv1d, local": (lambda c: SoftConv1d(2, 4, 3, size=6, residual="local", constraint=c), [(2, 2, 6)]),
+    "SoftConv3d": (lambda c: SoftConv3d(2, 4, 2, size=3, residual="local", constraint=c), [(2, 2, 3, 3, 3)]),
+    "SoftConv3d, dense": (lambda c: SoftConv3d(2, 4, 3, size=3, **ROUND, constraint=c), [(2, 2, 3, 3, 3)]),
+    "SoftConv3d, lowrank": (
+        lambda c: SoftConv3d(2, 4, 2, size=(3, 4, 3), residual="lowrank", constraint=c),
+        [(2, 2, 3, 4, 3)],
+    ),
     "SoftR2Conv": (lambda c: SoftR2Conv(*MIXED, 3, padding=1, constraint=c), [(2, 9, 5, 5)]),
     "SoftR2Conv, groups": (lambda c: SoftR2Conv(PAIRS, PAIRS, 3, groups=2, constraint=c), [(2, 4, 5, 5)]),
     "SoftR2Conv, ladder": (lambda c: SoftR2Conv(*MIXED, 3, padding=1, constraint=c, ladder=[D4, C4]), [(2, 9, 5, 5)]),

@@ -1,6 +1,7 @@
-"""SoftConv2d against its definition, written position by position, and the layer contract."""
+"""SoftConv1d, 2d and 3d against their definition, written position by position, and the layer contract."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional as F
 
 from softeq import Prior, SofteqTypeError, SofteqValueError, fold, harden, prior_penalty, weight_defect
-from softeq.conv import SoftConv2d
+from softeq.conv import SoftConv1d, SoftConv2d, SoftConv3d
 
 DOUBLE = {"dtype": torch.float64}
 TIGHT = {"atol": 1e-11, "rtol": 1e-9}
@@ -29,12 +30,18 @@ GEOMETRIES = {
     "groups": {"kernel_size": 2, "size": (3, 4), "groups": 2},
     "wider than the image": {"kernel_size": 5, "size": (2, 3), "padding": (2, 3)},
     "one pixel": {"kernel_size": 1, "size": 1},
+    "series": {"kernel_size": 3, "size": 7, "stride": 2, "padding": 1, "groups": 2},
+    "series, circular": {"kernel_size": 2, "size": 6, "dilation": 2, "padding": 2, "padding_mode": "circular"},
+    "volume": {"kernel_size": (2, 1, 3), "size": (3, 2, 4), "stride": (1, 2, 1), "padding": (1, 0, 1)},
+    "volume, circular": {"kernel_size": 2, "size": (2, 3, 3), "padding": 1, "groups": 2, "padding_mode": "circular"},
 }
+KINDS = {"series": SoftConv1d, "volume": SoftConv3d}
 
 
 def build(geometry="3x3 same", seed=0, channels=(4, 6), **options):
     """A float64 layer, all parameters normal and the residual as large as the kernel."""
-    layer = SoftConv2d(*channels, **{**GEOMETRIES[geometry], **options}).double()
+    kind = KINDS.get(geometry.split(",")[0], SoftConv2d)
+    layer = kind(*channels, **{**GEOMETRIES[geometry], **options}).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in layer.parameters():
@@ -48,42 +55,41 @@ def images(layer, n=3, seed=1):
 
 
 def by_position(layer, x, kernels):
-    """Every output position by itself: its window of the padded image times ``kernels[h][w]``."""
+    """Every output position by itself: its window of the padded input times ``kernels[position]``."""
     window = layer.window
-    (top, left), (sy, sx), (dy, dx) = window.padding, window.stride, window.dilation
     mode = "constant" if window.mode == "zeros" else window.mode
-    x = F.pad(x, (left, left, top, top), mode=mode)
-    height, width = layer.out_size
-    rows = []
-    for h in range(height):
-        cells = []
-        for w in range(width):
-            rows_read = [h * sy + u * dy for u in range(window.kernel[0])]
-            columns_read = [w * sx + v * dx for v in range(window.kernel[1])]
-            seen = x[:, :, rows_read][:, :, :, columns_read].chunk(window.groups, 1)
-            own = kernels[h][w].chunk(window.groups, 0)
-            parts = [torch.einsum("niuv,oiuv->no", s, k) for s, k in zip(seen, own, strict=True)]
-            cells.append(torch.cat(parts, 1))
-        rows.append(torch.stack(cells, -1))
-    return torch.stack(rows, -2)
+    x = F.pad(x, [n for n in reversed(window.padding) for _ in range(2)], mode=mode)
+    y = x.new_zeros(len(x), layer.out_channels, *layer.out_size)
+    for place in itertools.product(*map(range, layer.out_size)):
+        seen = x
+        for axis, start in enumerate(place):
+            step, between, taps = (each[axis] for each in (window.stride, window.dilation, window.kernel))
+            seen = seen.index_select(axis + 2, torch.tensor([start * step + u * between for u in range(taps)]))
+        pairs = zip(seen.chunk(window.groups, 1), kernels[place].chunk(window.groups, 0), strict=True)
+        y[(..., *place)] = torch.cat([s.flatten(1) @ k.flatten(1).T for s, k in pairs], 1)
+    return y
+
+
+def dense(layer, weight, x):
+    """A weight ``(out, *out_size, in, *size)`` times the whole input."""
+    return (x.flatten(1) @ weight.reshape(-1, x[0].numel()).T).view(len(x), layer.out_channels, *layer.out_size)
 
 
 def definition(layer, x):
     """The sum of the pathways from the class's docstring alone."""
-    height, width = layer.out_size
-    y = x.new_zeros(len(x), layer.out_channels, height, width)
+    y = x.new_zeros(len(x), layer.out_channels, *layer.out_size)
     if "equivariant" in layer.pathways:
         own = layer.pathways["equivariant"]
-        y = y + by_position(layer, x, [[own.weight] * width] * height)
-        y = y if own.bias is None else y + own.bias[:, None, None]
+        y = y + by_position(layer, x, own.weight.expand(*layer.out_size, *own.weight.shape))
+        y = y if own.bias is None else y + own.bias.view(-1, *[1] * len(layer.out_size))
     if "residual" in layer.pathways:
         free = layer.pathways["residual"]
         if layer.residual == "dense":
-            y = y + torch.einsum("ohwicd,nicd->nohw", free.weight, x)
+            y = y + dense(layer, free.weight, x)
         elif layer.residual == "local":
             y = y + by_position(layer, x, free.weight)
         else:
-            kernels = torch.einsum("rhw,roiuv->hwoiuv", free.coefficients, free.kernels)
+            kernels = torch.tensordot(free.coefficients, free.kernels, ([0], [0]))
             y = y + by_position(layer, x, kernels)
         y = y if free.bias is None else y + free.bias
     return y
@@ -127,7 +133,7 @@ def test_the_merged_weight_and_bias_are_those_of_the_whole_map(geometry, form):
     x = images(layer)
     linear = layer(x) - layer(torch.zeros_like(x))
     if form == "dense":
-        torch.testing.assert_close(torch.einsum("ohwicd,nicd->nohw", layer.weight, x), linear, **TIGHT)
+        torch.testing.assert_close(dense(layer, layer.weight, x), linear, **TIGHT)
     else:
         torch.testing.assert_close(by_position(layer, x, layer.weight), linear, **TIGHT)
     torch.testing.assert_close(layer.bias.expand_as(linear), layer(torch.zeros_like(x)), **TIGHT)
@@ -180,7 +186,7 @@ def test_what_folding_gives():
     assert type(hard) is nn.Conv2d
     dense = fold(build("groups", residual="dense"))
     assert [type(m) for m in dense] == [nn.Flatten, nn.Linear, nn.Unflatten]
-    for form, name in (("local", "LocalConv2d"), ("lowrank", "LowRankConv2d")):
+    for form, name in (("local", "LocalConv"), ("lowrank", "LowRankConv")):
         layer = build("strided", residual=form).eval()
         plain = fold(nn.Sequential(layer))[0]
         assert type(plain).__name__ == name
@@ -288,3 +294,29 @@ def test_a_hard_layer_without_a_size_takes_any():
         _ = hard.copies
     with pytest.raises(SofteqValueError, match="covers 3 x 3"):
         hard(torch.zeros(1, 2, 2, 5))
+
+
+@pytest.mark.parametrize(("kind", "plain"), [(SoftConv1d, nn.Conv1d), (SoftConv3d, nn.Conv3d)])
+def test_series_and_volumes_fold_and_start_from_torch_s_layers(kind, plain):
+    conv = plain(4, 6, 3, stride=2, padding=1, groups=2).double()
+    x = torch.randn(2, 4, *[5] * kind.dims, **DOUBLE)
+    for form in FORMS:
+        layer = kind.from_conv(conv, 5, residual=form)
+        torch.testing.assert_close(layer(x), conv(x), **TIGHT)
+        torch.testing.assert_close(layer(x[0]), conv(x)[0], **TIGHT)
+        assert layer.weight_defect() == 0.0
+    folded = fold(harden(layer))
+    assert type(folded) is plain
+    torch.testing.assert_close(folded(x), conv(x), **TIGHT)
+    with pytest.raises(SofteqTypeError, match=f"conv: expected an nn.{plain.__name__}, got Conv2d"):
+        kind.from_conv(nn.Conv2d(1, 1, 1), 5)
+
+
+@pytest.mark.parametrize("kind", [SoftConv1d, SoftConv3d])
+def test_hard_series_and_volumes_commute_with_cyclic_shifts(kind):
+    axes = tuple(range(2, 2 + kind.dims))
+    layer = kind(2, 3, 3, size=4, padding=1, padding_mode="circular").double()
+    x, shift = torch.randn(2, 2, *[4] * kind.dims, **DOUBLE), tuple(range(1, 1 + kind.dims))
+    hard = harden(layer)
+    torch.testing.assert_close(hard(x.roll(shift, axes)), hard(x).roll(shift, axes), **TIGHT)
+    assert (layer(x.roll(shift, axes)) - layer(x).roll(shift, axes)).norm() > 1e-4 * layer(x).norm()

@@ -1,10 +1,10 @@
-"""SoftConv2d refuses what it cannot compute, by name."""
+"""SoftConv1d, 2d and 3d refuse what they cannot compute, by name."""
 
 import pytest
 import torch
 
 from softeq import SofteqTypeError, SofteqValueError
-from softeq.conv import SoftConv2d
+from softeq.conv import SoftConv1d, SoftConv2d, SoftConv3d
 
 BAD = {
     "constraint": ({"constraint": "firm"}, "constraint.*'firm'"),
@@ -37,3 +37,14 @@ def test_bad_types_and_inputs_are_refused_by_name():
     for shape, message in [((2, 4, 5, 6), "declared size"), ((2, 3, 5, 5), r"\(N, 4, 5, 5\)"), ((4, 5), r"\(4, 5\)")]:
         with pytest.raises(SofteqValueError, match=message):
             layer(torch.zeros(shape))
+
+
+def test_series_and_volumes_are_refused_in_their_own_words():
+    with pytest.raises(SofteqValueError, match="size: expected the series' length"):
+        SoftConv1d(2, 3, 3)
+    with pytest.raises(SofteqTypeError, match=r"kernel_size: expected a whole number or three of them, got \(3, 3\)"):
+        SoftConv3d(2, 3, (3, 3), size=4)
+    with pytest.raises(SofteqValueError, match=r"x: expected shape \(N, 2, D, H, W\), got \(1, 2, 4, 4\)"):
+        SoftConv3d(2, 3, 3, constraint="hard")(torch.zeros(1, 2, 4, 4))
+    with pytest.raises(SofteqValueError, match="covers 3 x 3 x 3 pixels and the image has 4 x 4 x 2"):
+        SoftConv3d(2, 3, 3, constraint="hard")(torch.zeros(1, 2, 4, 4, 2))

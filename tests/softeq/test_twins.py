@@ -213,3 +213,23 @@ def test_multihead_attention_that_no_twin_can_stand_in_for():
     for arguments in ((x, x.clone(), x), (x, x, x, torch.zeros(2, 16).bool()), (x, x, x)):
         with pytest.raises(SofteqValueError, match="expected"):
             twin(*arguments)
+
+
+class CausalFree(nn.Conv1d):
+    """A series that keeps its length over its stride, padded as TensorFlow does."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (0, 1)))
+
+
+def test_series_and_volumes_have_twins_too():
+    model = plain(lambda: nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.ReLU(), CausalFree(3, 2, 2)))
+    x = torch.randn(2, 2, 6).double()
+    softened = soften(model, x)
+    assert relative(softened.model(x), model(x)) < 1e-10
+    assert isinstance(softened.model[0], softeq.SoftConv1d)
+    assert isinstance(softened.model[2][1], softeq.SoftConv1d)
+    volumes = plain(lambda: nn.Sequential(nn.Conv3d(1, 2, 2, stride=2, padding=1), nn.Flatten(), nn.Linear(16, 1)))
+    softened = soften(volumes, torch.randn(2, 1, 3, 3, 3).double(), residual="local")
+    assert isinstance(softened.model[0], softeq.SoftConv3d)
+    assert list(softened.left) == ["2"]
