@@ -12,6 +12,7 @@ such a label y becomes y + 1 modulo the number of classes. Who does not see the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,10 +120,7 @@ def load_quarters(
     """
     if source != DIGITS and source not in DATASETS:
         raise SofteqValueError(f"source: expected one of {', '.join((DIGITS, *DATASETS))}, got {source!r}")
-    if source == DIGITS:
-        images = _digits(sizes, seed)
-    else:
-        images = _pooled(load_images(source, sizes, generator_for(seed, DATA), torch.float64), side)
+    images = _digits(sizes, seed) if source == DIGITS else _pooled(source, sizes, seed, side)
     orbits(images.size[0])  # refuses what has no orbits of four
     return _at(images, point, seed).to(dtype=dtype)
 
@@ -150,10 +148,12 @@ def _digits(sizes: tuple[int, int, int], seed: int) -> LabelledImages:
     return LabelledImages(DIGITS, x0, y0, x1, y1, x2, y2, mean, std)
 
 
-def _pooled(images: LabelledImages, side: int) -> LabelledImages:
-    """Averaged down to fewer pixels and standardised anew."""
+@functools.lru_cache(maxsize=2)  # the points and variants of a seed have the same images, and 60,000 take a while
+def _pooled(source: str, sizes: tuple[int, int, int], seed: int, side: int) -> LabelledImages:
+    """Averaged down to fewer pixels and standardised anew, float64."""
+    images = load_images(source, sizes, generator_for(seed, DATA))
     x: dict[str, Any] = {
-        n: adaptive_avg_pool2d(getattr(images, n), side) for n in ("x_train", "x_validation", "x_test")
+        n: adaptive_avg_pool2d(getattr(images, n), side).double() for n in ("x_train", "x_validation", "x_test")
     }
     mean, std = float(x["x_train"].mean()), float(x["x_train"].std())
     whole: dict[str, Any] = {"mean": images.mean + images.std * mean, "std": images.std * std}

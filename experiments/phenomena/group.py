@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from softeq.experiments.engine.experiment import Experiment
-from softeq.experiments.phenomena import evidence
+from softeq.experiments.phenomena import bound, evidence
 
-MODULES = (evidence,)
+MODULES = (bound, evidence)
 """One for each phenomenon, with its ``EXPERIMENTS``."""
 EXPERIMENTS: dict[str, Experiment] = {name: one for module in MODULES for name, one in module.EXPERIMENTS.items()}
