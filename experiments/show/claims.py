@@ -105,6 +105,25 @@ class Quantities:
             won += all(c.value > 0 and c.p < p for c in [next(adjusted) for _ in other])
         return won
 
+    def agree(self, which: str, variants: str, a: str, b: str, points: str) -> float:
+        """In which share of the seeds and points the variant with the largest ``a`` is the one with the least ``b``.
+
+        Args:
+            which: the experiment.
+            variants: two or more, as ``hard soft none``; seeds that all of them have count.
+            a, b: metrics, asked for as ``a@point``.
+            points: as ``0-8 0-16``.
+        """
+        names, hits = variants.split(), []
+        for point in points.split():
+            highs, lows = ([paired.by_seed(self._records(which), v, f"{key}@{point}") for v in names] for key in (a, b))
+            for seed in set.intersection(*map(set, (*highs, *lows))):
+                best = max(range(len(names)), key=lambda k: highs[k][seed])
+                hits.append(best == min(range(len(names)), key=lambda k: lows[k][seed]))
+        if not hits:
+            raise SofteqError(f"{which}: no seed has {a} and {b} of all of {variants}")
+        return sum(hits) / len(hits)
+
     def zero_error(self, seeds: float) -> float:
         """The mean squared error of a network that says 0 on the test rows of ``inertia``, over seeds from 0."""
         return _baseline(int(seeds), "zero")

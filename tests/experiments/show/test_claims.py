@@ -55,6 +55,8 @@ def test_a_claim_that_does_not_hold_is_told_of(results):
         ('d = difference("toy:smoke", "hard", "soft", "accuracy@a")', "2.5 < d.low and d.n == 4", True),
         ('k = above("toy:smoke", "hard", "soft", 0.01, "a")', "k == 1", True),
         ('k = above("toy:smoke", "soft", "hard", 0.01, "a")', "k == 1", False),
+        ('k = agree("toy:smoke", "hard soft", "accuracy", "accuracy", "a")', "k == 0", True),
+        ('k = agree("toy:smoke", "soft soft", "accuracy", "accuracy", "a")', "k == 1", True),
         ("", "1 + 2 * 2 - 1 == 8 / 2", True),
     ],
 )
