@@ -50,8 +50,8 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "seeds": 5,
         "points": POINTS,
         "sizes": (30_000, 100, 5000),
-        "network": {"width": 8, "dimensions": [100, 300]},
-        "training": {"steps": 500, "quantised_steps": 150, **_COMMON},
+        "network": {"width": 8, "dimensions": [200]},
+        "training": {"steps": 400, "quantised_steps": 100, **_COMMON},
     },
 }
 
