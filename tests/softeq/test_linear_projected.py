@@ -140,6 +140,11 @@ def test_hardened_it_is_the_projection():
     P = as_matrix(*REPS["SO(3)"])
     torch.testing.assert_close(hard.weight.flatten(), P @ layer.free_weight.flatten(), atol=1e-12, rtol=0)
     assert_equivariant(hard, *REPS["SO(3)"], tolerance=1e-9)
+    # Nothing of what was cut off is stored, where the penalty would charge for it.
+    weight, bias = (getattr(hard.pathway("equivariant"), part) for part in ("weight", "bias"))
+    torch.testing.assert_close(weight, hard.weight, atol=1e-12, rtol=0)
+    cost = prior_penalty(hard, Prior(equivariant=2.0, residual=0.0))
+    torch.testing.assert_close(cost, weight.square().sum() + bias.square().sum())
 
 
 def test_its_state_dict_round_trips():
