@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -32,6 +31,7 @@ from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.data.molecules import Frames, load, save
 from softeq.experiments.data.walks import MOLECULES, Sampling, minimum, random_rotation, walk
 from softeq.experiments.data.xtb import FIELD_UNIT, METHOD, Engine
+from softeq.experiments.engine import processes
 
 ENGINE = "tblite"
 _TURNED = 200
@@ -120,7 +120,7 @@ def _each(tasks: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[None]:
             _walk_to_file(*task)
             yield
         return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(jobs, processes.context(), _one_thread, (processes.environment(),)) as pool:
         futures = [pool.submit(_walk_to_file, *task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -130,7 +130,8 @@ def _each(tasks: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[None]:
             raise
 
 
-def _one_thread() -> None:
+def _one_thread(variables: Mapping[str, str]) -> None:
+    processes.begin(variables)
     os.environ["OMP_NUM_THREADS"] = "1"
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from softeq.errors import SofteqError, SofteqValueError
-from softeq.experiments.engine import cluster, record, registry
+from softeq.experiments.engine import cluster, processes, record, registry
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.engine.work import (
     Event,
@@ -128,21 +128,21 @@ def _share(
     sources: Sequence[str] | None,
 ) -> None:
     """Let worker processes go through the same list, each taking what the others have not claimed."""
-    context = multiprocessing.get_context("spawn")
+    context: Any = processes.context()
     pipes = [context.Pipe(duplex=False) for _ in range(workers)]
     threads = max(1, torch.get_num_threads() // workers)
     chosen = tuple(registry.sources() if sources is None else sources)
-    arguments = (experiment.name, chosen, preset, todo, out, threads)
-    processes = [context.Process(target=_worker, args=(*arguments, sender), daemon=True) for _, sender in pipes]
+    arguments = (processes.environment(), experiment.name, chosen, preset, todo, out, threads)
+    team = [context.Process(target=_begin, args=(*arguments, sender), daemon=True) for _, sender in pipes]
     try:
-        with _interrupts_ignored():  # inherited by the workers: Ctrl-C is for this process, which stops them
-            for process in processes:
+        with _interrupts_ignored():  # inherited by workers that are started anew, until they see to it themselves
+            for process in team:
                 process.start()
         for _, sender in pipes:  # the workers have it: when one ends, its end of the pipe closes
             sender.close()
-        _relay(dict(zip((receiver for receiver, _ in pipes), processes, strict=True)), on_event)
+        _relay(dict(zip((receiver for receiver, _ in pipes), team, strict=True)), on_event)
     finally:
-        for process in processes:
+        for process in team:
             if process.pid is not None:
                 process.terminate()
                 process.join()
@@ -213,6 +213,11 @@ def _pass_on(event: Event, ours: set[tuple[str, int]], on_event: OnEvent) -> Non
         if event.kind == "skip":
             ours.add(pair)
         on_event(event)
+
+
+def _begin(variables: Mapping[str, str], *arguments: Any) -> None:
+    processes.begin(variables)
+    _worker(*arguments)
 
 
 def _worker(

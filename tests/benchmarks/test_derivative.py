@@ -37,6 +37,7 @@ def test_the_published_way_turns_the_image(small):
     assert abs(float(cosine)) > 0.9
 
 
+@pytest.mark.slow
 def test_quick_run(monkeypatch):
     monkeypatch.setattr(derivative, "MODELS", ("resnet10t",))
     report = derivative.run(quick=True, blocks=1, block_seconds=0.01)

@@ -24,6 +24,7 @@ def test_the_bases_of_the_network_are_those_that_it_builds():
     assert solve(cases.NETWORK_BASES, channels=30)[1] == solve(cases.NETWORK_BUILT, channels=30)[1]
 
 
+@pytest.mark.slow
 def test_a_worker_answers_from_a_process_of_its_own(tmp_path):
     case = next(iter(cases.PAIRS))
     answer = solver.measure(Path(sys.executable), "benchmarks.softeq_worker", case, SOFTEQ_CACHE=str(tmp_path))

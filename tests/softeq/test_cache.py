@@ -303,26 +303,26 @@ PROGRAM = """
 
 
 def test_two_processes_at_once_lose_nothing(fresh_cache):
+    """This one is the second."""
     environment = os.environ | {"SOFTEQ_CACHE": str(fresh_cache), "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    results = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], results
-    assert results[0][0] == results[1][0]
+    other = subprocess.Popen(command, env=environment, **pipes)
+    assert other.stdout.readline() == "ready\n"
+    other.stdin.write("go\n")
+    other.stdin.flush()
+    pairs = [
+        (rep(group), T(2)(group))
+        for rep in (T(1), T(2), T(1, 1))
+        for group in (groups.SO(3), groups.SL(2), groups.Lorentz(), groups.Permutation(3))
+    ]
+    own = [len(equivariant_basis(*pair)) for pair in pairs]
+    out, err = other.communicate(timeout=120)
+    assert other.returncode == 0, err
+    assert [int(line) for line in out.split()] == own
     assert {path.suffix for path in fresh_cache.iterdir()} == {".basis"}
-    for rep, g, line in zip(
-        [T(1)] * 4,
-        (groups.SO(3), groups.SL(2), groups.Lorentz(), groups.Permutation(3)),
-        results[0][0].split(),
-        strict=False,
-    ):
-        assert len(equivariant_basis(rep(g), T(2)(g))) == int(line), "read back from what they wrote"
+    clear_memory_cache()
+    assert [len(equivariant_basis(*pair)) for pair in pairs] == own, "read back from what they wrote"
 
 
 def test_a_process_that_dies_while_writing_leaves_a_folder_that_works(fresh_cache, expected):

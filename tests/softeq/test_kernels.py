@@ -26,7 +26,7 @@ REPS = {
     "several types": ((Vector + Scalar)(groups.SO(2)), (T(2) + Scalar + Vector)(groups.SO(2))),
     "everything equivariant": (Vector(groups.Trivial(2)), (Vector + Scalar)(groups.Trivial(2))),
     "nothing equivariant": (Scalar(groups.SO(3)), Vector(groups.SO(3))),
-    "orbits": ((2 * Vector + T(2))(groups.Z(3)), (T(2) + 3 * Scalar)(groups.Z(3))),
+    "orbits": ((2 * Vector + Scalar)(groups.Z(3)), (Vector + 2 * Scalar)(groups.Z(3))),
     "orbits with signs": ((Vector + T(3))(groups.Dihedral(4)), (T(2) + Vector)(groups.Dihedral(4))),
     "duals": ((Vector + Scalar + Vector.dual)(groups.SL(2)), (Vector.dual + T(1, 1))(groups.SL(2))),
 }

@@ -67,8 +67,8 @@ def test_gravity_breaks_the_other_rotations():
 @pytest.mark.parametrize("wind", [(0.0, 0.0, 0.0), WIND])
 def test_accurate_integration_conserves_energy(wind):
     z0 = states(8)
-    path = simulate(z0, torch.linspace(0, 30, 31), wind=wind, rtol=1e-10)
-    assert path.shape == (31, 8, 12)
+    path = simulate(z0, torch.linspace(0, 10, 11), wind=wind, rtol=1e-10)
+    assert path.shape == (11, 8, 12)
     drift = (energy(path, wind) - energy(z0, wind)).abs() / energy(z0, wind).abs()
     assert drift.max() < 1e-6
 

@@ -135,13 +135,16 @@ def test_a_worker_that_is_killed_loses_its_run_alone_and_another_takes_it_up(toy
     assert sorted(held) == [(v, s) for v in ("diverges", "hard", "soft") for s in range(2)]
 
 
-def test_two_runners_in_one_folder_do_every_run_once(tmp_path, softeq):
-    arguments = ("run", "toy", "--preset", "paper", "--out", "runs")
-    processes = [softeq(*arguments, cwd=tmp_path, TOY_LOG=str(tmp_path / "log"), TOY_DELAY="0.05") for _ in range(2)]
-    outputs = [p.communicate(timeout=120) for p in processes]
-    assert [p.returncode for p in processes] == [0, 0], outputs
+def test_two_runners_in_one_folder_do_every_run_once(toy, tmp_path, softeq, wait_for, monkeypatch):
+    arguments, log = ("run", "toy", "--preset", "paper", "--out", "runs"), tmp_path / "log"
+    other = softeq(*arguments, cwd=tmp_path, TOY_LOG=str(log), TOY_DELAY="0.05")
+    monkeypatch.setenv("TOY_LOG", str(log))
+    monkeypatch.setenv("TOY_DELAY", "0.05")
+    wait_for(log.exists)
+    runner.run_experiment(toy, "paper", out=tmp_path / "runs")
+    assert other.wait(120) == 0, other.communicate()
     assert sorted(_pairs(tmp_path / "runs")) == sorted(PAPER)
-    assert len((tmp_path / "log").read_text().splitlines()) == 12
+    assert len(log.read_text().splitlines()) == 12
     assert os.listdir(tmp_path / "runs") == ["toy.jsonl"]
 
 
