@@ -154,7 +154,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         notes=(
             "RMSE in thousands of passengers a month on the months held out. flat: a prior that does not look at the"
             " order. Where there is a prior, its growth, scale and noise are chosen on the fitted months: by leaving"
-            " one out, or by the evidence where the name says so; powers: in powers of x, else in Chebyshev polynomials.",
+            " one out, or by the evidence where the name says so; powers: in powers of x, else in Chebyshev"
+            " polynomials.",
         ),
         plot=plot,
     )

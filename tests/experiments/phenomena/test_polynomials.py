@@ -90,7 +90,7 @@ def test_least_squares_recovers_a_cubic():
 def test_refusals():
     with pytest.raises(SofteqValueError, match=r"x: expected at least three points in \[-1, 1\]"):
         fits(2 * POINTS, VALUES, BASES["monomial"], 3, 1.1)
-    with pytest.raises(SofteqValueError, match="growth: expected at least 1, got 0.5"):
+    with pytest.raises(SofteqValueError, match="growth: expected at least 1, got"):
         fits(POINTS, VALUES, BASES["monomial"], 3, 0.5)
     with pytest.raises(SofteqValueError, match="basis, criterion"):
         chosen(POINTS, VALUES, "legendre", 3, (1.1,))
