@@ -192,7 +192,7 @@ def _followed(config: Config, data: Any, step: Any) -> Metrics:
 
 @torch.no_grad()
 def gap(model: nn.Module, a: Parameters, b: Parameters, x: Tensor) -> float:
-    """The root mean square difference of the logits under two sets of parameters over that of the first's, 0 or more."""
+    """The norm of the difference of the logits under two sets of parameters over that of the logits under the first."""
     one, other = functional_call(model, a, (x,)), functional_call(model, b, (x,))
     return float((one - other).norm() / one.norm())
 

@@ -1,0 +1,29 @@
+"""guess-and-check: the two classes, and what a run records."""
+
+import pytest
+import torch
+
+from softeq.experiments.engine import record
+from softeq.experiments.phenomena.guess_and_check import configure, run, two_classes
+
+
+def test_two_classes_are_balanced_and_broken_labels_depend_on_the_turn():
+    pytest.importorskip("sklearn")
+    config = configure("smoke", "hard", 0)
+    x, signs = two_classes(config, 0.0)
+    assert x.shape == (232, 64)
+    assert signs.sum() == signs[:2].sum() == signs[:32].sum() == 0
+    images = {bytes(v.numpy().tobytes()): float(s) for v, s in zip(x, signs, strict=True)}
+    broken = {bytes(v.numpy().tobytes()): float(s) for v, s in zip(*two_classes(config, 1.0), strict=True)}
+    changed = [images[k] != broken[k] for k in images.keys() & broken.keys()]
+    assert 0.3 < sum(changed) / len(changed) < 0.7
+    assert torch.equal(two_classes(config, 0.0)[0], x)
+
+
+def test_a_run_records_rates_and_errors():
+    pytest.importorskip("sklearn")
+    config = configure("smoke", "soft", 0) | {"draws": 500}
+    found = run(config, lambda done, total: None)
+    assert record.decode(record.encode(found)) == found
+    assert found["hits@rotated-2"] == 500 * found["hit_rate@rotated-2"]
+    assert 0 <= found["test_error_full@broken-4"] <= 1
