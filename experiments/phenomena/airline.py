@@ -19,6 +19,7 @@ from torch import Tensor
 from softeq.experiments.data.tabular import airline_passengers
 from softeq.experiments.engine.bookkeeping import DATA, generator_for, rounded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
+from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.polynomials import Fit, chosen, least_squares
 from softeq.experiments.show.plots import COLOURS, draw_figure
 from softeq.experiments.show.tables import choose_preset, select
@@ -158,5 +159,6 @@ EXPERIMENTS: dict[str, Experiment] = {
             " polynomials.",
         ),
         plot=plot,
+        group=GROUP,
     )
 }

@@ -40,8 +40,8 @@ VARIANTS: Mapping[str, tuple[str, float]] = {
 POINTS = {"rotated": 0.0, "broken": 1.0}
 """The share of the classes whose label becomes the other one under two or three quarter turns."""
 SIZES: Mapping[str, Mapping[str, Any]] = {
-    "smoke": {"seeds": 1, "draws": 2000, "samples": [2, 4], "networks": 8, "steps": 50},
-    "default": {"seeds": 5, "draws": 300_000, "samples": list(SAMPLES), "networks": 32, "steps": 300},
+    "smoke": {"seeds": 1, "draws": 2000, "samples": [2, 8], "networks": 8, "steps": 50},
+    "default": {"seeds": 5, "draws": 100_000, "samples": list(SAMPLES), "networks": 24, "steps": 200},
 }
 Samples = tuple[Tensor, Tensor]
 """Inputs and labels of -1 and 1."""
@@ -66,7 +66,7 @@ def configure(preset: str, variant: str, seed: int) -> Config:
 
 
 def run(config: Config, progress: Progress) -> Metrics:
-    """By point and N: ``hit_rate``, ``test_error`` of hits and of full-batch and minibatch descent, and how many fit."""
+    """By point and N: ``hit_rate``, ``test_error`` of hits and of full-batch and minibatch descent, how many fit."""
     step = counter(progress, len(config["points"]) * (1 + len(config["samples"])))
     family = RandomNetworks(DIGITS_SIDE**2 // 4, **config["network"])
     metrics: Metrics = {}
@@ -119,7 +119,8 @@ def _guessed(config: Config, family: RandomNetworks, train: Samples, test: Sampl
 
 
 def _descended(config: Config, family: RandomNetworks, train: Samples, test: Samples) -> Metrics:
-    how, metrics = config["descent"], {}
+    how = config["descent"]
+    metrics: Metrics = {}
     for name, batch in (("full", None), ("minibatch", how["batch"])):
         generator = generator_for(config["seed"], ORDER)
         start = family.draw(how["networks"], generator)

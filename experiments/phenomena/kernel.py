@@ -38,12 +38,12 @@ RATIOS = tuple(10.0**k for k in (-3, -2, -1, -0.5, 0, 0.5, 1, 2))
 """Precision of the equivariant pathway over that of the residual: a large one is nearly no symmetry."""
 RIDGES = tuple(10.0**k for k in range(-6, 1))
 SIZES: Mapping[str, Mapping[str, Any]] = {
-    "smoke": {"seeds": 1, "sizes": [40, 20, 50], "width": 4, "steps": 10, "measured": 10, "points": [HALF]},
+    "smoke": {"seeds": 1, "sizes": [40, 20, 50], "width": 4, "steps": 10, "measured": 10, "points": [ROTATED]},
     "default": {
         "seeds": 5,
         "sizes": [300, 200, 597],
         "width": 16,
-        "steps": 400,
+        "steps": 300,
         "measured": 60,
         "points": [ROTATED, HALF, BROKEN],
     },
@@ -83,7 +83,7 @@ def run(config: Config, progress: Progress) -> Metrics:
 
 
 def regression(config: Config, data: LabelledImages) -> Metrics:
-    """``kernel_accuracy`` with ratio and ridge chosen by validation, and ``_evidence`` by that; soft: at every ratio."""
+    """``kernel_accuracy``, ratio and ridge chosen by validation, ``_evidence`` by that; soft: at every ratio."""
     constraint = config["network"]["constraint"]
     ratios = config["ratios"] if constraint == "soft" else [1.0]
     candidates = []

@@ -25,7 +25,10 @@ from softeq import Scalar, SoftLinear, Vector
 from softeq.experiments.data.quarters import BROKEN, DIGITS, ROTATED, load_quarters, quarter_points
 from softeq.experiments.engine.bookkeeping import ORDER, counter, dtype_of, generator_for, rounded, seeded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
+from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.quarters import Orbits
+from softeq.experiments.show.plots import BAND, COLOURS, draw_figure
+from softeq.experiments.show.tables import choose_preset, scalar
 from softeq.experiments.training.regression import defects
 from softeq.groups import Z
 from softeq.pathways import RESIDUAL
@@ -123,10 +126,10 @@ def _gradients(model: nn.Module, parameters: Parameters, x: Tensor, y: Tensor) -
 
 
 SIZES: Mapping[str, Mapping[str, Any]] = {
-    "smoke": {"seeds": 1, "sizes": [60, 20, 100], "width": 2, "steps": 20, "points": [BROKEN]},
-    "default": {"seeds": 5, "sizes": [300, 100, 597], "width": 8, "steps": 400, "points": [ROTATED, BROKEN]},
+    "smoke": {"seeds": 1, "sizes": [60, 20, 100], "width": 2, "steps": 20, "points": [ROTATED]},
+    "default": {"seeds": 5, "sizes": [300, 100, 597], "width": 8, "steps": 200, "points": [ROTATED, BROKEN]},
 }
-RATIOS = (1, 3, 10, 30)
+RATIOS = (1, 10, 30)
 """Decay of the residual pathway over that of the equivariant one."""
 VARIANTS = ("hard", *(f"soft-{ratio}" for ratio in RATIOS), "none")
 
@@ -139,7 +142,7 @@ def configure(preset: str, variant: str, seed: int) -> Config:
         "data": {"source": DIGITS, "sizes": size["sizes"]},
         "points": [asdict(point) for point in size["points"]],
         "network": {"width": size["width"], "constraint": constraint},
-        "training": {"steps": size["steps"], "batch_size": 50, "rate": 0.05, "decay": 0.02, "ratio": int(ratio or 1)},
+        "training": {"steps": size["steps"], "batch_size": 50, "rate": 0.1, "decay": 0.02, "ratio": int(ratio or 1)},
         "seed": seed,
         "device": "cpu",
         "dtype": "float64",
@@ -204,6 +207,48 @@ def accuracy(model: nn.Module, parameters: Parameters, data: Any) -> float:
 
 
 _POINTS = ("rotated", "broken")
+
+
+def plot(records: list[dict[str, Any]], path: Any) -> None:
+    """Accuracy and weight defect over the ratio of the decays."""
+    preset = choose_preset(records)
+    mine = [r for r in records if r["preset"] == preset]
+    draw_figure(path, (7.2, 3.6), lambda axes: _draw(axes, mine))
+
+
+def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
+    figure = axes.figure
+    figure.clear()
+    panels = figure.subplots(1, 2)
+    for panel, (key, label) in zip(
+        panels, (("test_accuracy", "test accuracy"), ("weight_defect_mean", "weight defect")), strict=True
+    ):
+        for colour, point in zip(COLOURS, _POINTS, strict=False):
+            groups = [_values(records, f"soft-{ratio}", f"{key}@{point}") for ratio in RATIOS]
+            drawn = [(r, g) for r, g in zip(RATIOS, groups, strict=True) if g]
+            for variant, style in (("hard", "--"), ("none", ":")) if key == "test_accuracy" else ():
+                if level := _values(records, variant, f"{key}@{point}"):
+                    panel.axhline(sum(level) / len(level), color=colour, ls=style, lw=1, label=f"{variant}, {point}")
+            if drawn:
+                x, values = zip(*drawn, strict=True)
+                panel.fill_between(
+                    x, [min(g) for g in values], [max(g) for g in values], color=colour, alpha=0.15, lw=0
+                )
+                panel.plot(x, [sum(g) / len(g) for g in values], "o-", color=colour, ms=4, label=f"soft, {point}")
+        panel.set_xscale("log")
+        panel.set_xticks(RATIOS, [str(r) for r in RATIOS])
+        panel.set_xlabel("decay of the residual / of the equivariant pathway")
+        panel.set_ylabel(label)
+        panel.grid(which="major")
+    panels[0].legend(fontsize=7.5)
+    panels[1].set_title(BAND, loc="right", fontsize=8)
+
+
+def _values(records: Sequence[Mapping[str, Any]], variant: str, key: str) -> list[float]:
+    found = [scalar(r["metrics"], key) for r in records if r["variant"] == variant]
+    return [v for v in found if v is not None]
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "rates": Experiment(
         name="rates",
@@ -216,7 +261,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             *(Column(f"test_accuracy@{p}", f"accuracy, {p}", ".3f") for p in _POINTS),
             *(Column(f"weight_defect_mean@{p}", f"weight defect, {p}", ".3f") for p in _POINTS),
             Column("gap_grown_early@broken", "gap of growing rates, 100 steps", ".1e"),
-            Column("gap_grown@broken", "400 steps", ".1e"),
+            Column("gap_grown@broken", "200 steps", ".1e"),
             Column("gap_ungated_early@broken", "gap without the gate, 100 steps", ".1e"),
             Column("test_accuracy_plain@broken", "accuracy, broken, no decay", ".3f"),
         ),
@@ -225,5 +270,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             " difference over all steps between the logits of the decayed network and those of its twin without decay,"
             " float64.",
         ),
+        plot=plot,
+        group=GROUP,
     )
 }

@@ -5,19 +5,18 @@ the two pathways add up: ``K_soft = K_hard + K_residual``, at any weights. For o
 equivariant and an output that is invariant, with m units in orbits under a group G that permutes the inputs, weights
 ``N(0, 1 / inputs)`` and ``N(0, 1 / m)``, and rates of ``1 / fan-in`` per layer, as m grows:
 
-    K_residual(x, z) = K_none(x, z)              K_hard(x, z) = sum_g K_none(x, g z)
+    K_residual(x, z) = K_none(x, z)              K_hard(x, z) = mean_g K_none(x, g z)
     K_none(x, z)     = |x| |z| (k1(c) + c k0(c)) / inputs,   c = cos of the angle between x and z
 
 with the arc-cosine kernels k0 and k1 of Cho and Saul (NeurIPS 2009), times 1/2: expectations over a normal w of
 ``relu'(w.x) relu'(w.z)`` and, for unit vectors, of ``relu(w.x) relu(w.z)``. So a prior of precisions p_e and p_r is
-kernel regression with ``K_hard / p_e + K_none / p_r``: a Haar sum that is let go as p_r falls.
+kernel regression with ``K_hard / p_e + K_none / p_r``: a Haar mean that is let go as p_r falls.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -43,30 +42,21 @@ def free_kernel(x: Tensor, z: Tensor) -> Tensor:
 
 def hard_kernel(x: Tensor, moved: Sequence[Tensor]) -> Tensor:
     """``K_hard``: inputs ``(n, inputs)`` and the other inputs moved by every element of the group, ``(m, inputs)``."""
-    return torch.stack([free_kernel(x, z) for z in moved]).sum(0)
+    return torch.stack([free_kernel(x, z) for z in moved]).mean(0)
 
 
-@dataclass(frozen=True)
 class Ridge:
-    """Kernel regression onto targets ``(n, classes)``, with every ridge of a list from one factorisation.
+    """Kernel regression onto targets ``(n, classes)``, with any ridge from one factorisation.
 
     Args:
         kernel: ``(n, n)`` of the training inputs, scaled here to a mean of 1 on its diagonal.
         targets: ``(n, classes)``.
     """
 
-    kernel: Tensor
-    targets: Tensor
-
-    def __post_init__(self) -> None:
-        scale = float(self.kernel.diagonal().mean())
-        values, vectors = torch.linalg.eigh(self.kernel / scale)
-        for name, value in (("scale", scale), ("values", values.clamp_min(0)), ("vectors", vectors)):
-            object.__setattr__(self, name, value)
-
-    scale: float = 1.0
-    values: Tensor = torch.empty(0)
-    vectors: Tensor = torch.empty(0)
+    def __init__(self, kernel: Tensor, targets: Tensor) -> None:
+        self.targets, self.scale = targets, float(kernel.diagonal().mean())
+        values, self.vectors = torch.linalg.eigh(kernel / self.scale)
+        self.values = values.clamp_min(0)
 
     def predict(self, kernel: Tensor, ridge: float) -> Tensor:
         """``(m, classes)`` from the kernel ``(m, n)`` of other inputs with the training ones, scaled here too."""

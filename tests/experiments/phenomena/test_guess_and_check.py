@@ -26,4 +26,4 @@ def test_a_run_records_rates_and_errors():
     found = run(config, lambda done, total: None)
     assert record.decode(record.encode(found)) == found
     assert found["hits@rotated-2"] == 500 * found["hit_rate@rotated-2"]
-    assert 0 <= found["test_error_full@broken-4"] <= 1
+    assert 0 <= found["test_error_full@broken-8"] <= 1

@@ -26,8 +26,8 @@ def test_a_run_records_regression_and_training(variant):
     pytest.importorskip("sklearn")
     found = run(configure("smoke", variant, 0), lambda done, total: None)
     assert record.decode(record.encode(found)) == found
-    assert ("ratio@half-broken" in found) == (variant == "soft")
-    assert 0 < found["kernel_kept@half-broken"] <= 1
+    assert ("ratio@rotated" in found) == (variant == "soft")
+    assert 0 < found["kernel_kept@rotated"] <= 1
     shares = {"hard": None, "none": 1.0}
     if variant in shares:
-        assert found.get("residual_share_after@half-broken") == shares[variant]
+        assert found.get("residual_share_after@rotated") == shares[variant]

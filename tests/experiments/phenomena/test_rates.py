@@ -88,5 +88,5 @@ def test_a_run_records_gaps_accuracies_and_defects():
     config["training"]["steps"] = 3
     found = run(config, lambda done, total: None)
     assert record.decode(record.encode(found)) == found
-    assert found["gap_grown@broken"] < 1e-12 < found["gap_ungated@broken"]
-    assert 0 < found["weight_defect_mean@broken"] < 1
+    assert found["gap_grown@rotated"] < 1e-12 < found["gap_ungated@rotated"]
+    assert 0 < found["weight_defect_mean@rotated"] < 1

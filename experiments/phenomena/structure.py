@@ -1,0 +1,205 @@
+"""``structure``: layers that share or factor their weights, at equal multiply-adds: imposed sharing against learned.
+
+A network of two hidden layers whose weights are dense, of low rank, a Kronecker product, a block tensor train (Qiu et
+al., ICML 2024), equivariant under quarter turns (``hard``: sharing that is imposed), the sum of both under the
+library's rule (``soft``: sharing that is learned), or convolutions that are shared over positions, alone (``conv``) or
+with a low-rank residual (``soft-conv``). All have as many multiply-adds per image, so that those with cheaper layers
+are wider.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from softeq import SoftConv2d
+from softeq.errors import SofteqValueError
+from softeq.experiments.data.quarters import BROKEN, DIGITS, DIGITS_SIDE, ROTATED, load_quarters, quarter_points
+from softeq.experiments.engine.bookkeeping import counter, seeded
+from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
+from softeq.experiments.images.tasks import accuracy
+from softeq.experiments.phenomena.group_line import GROUP
+from softeq.experiments.phenomena.quarters import QuarterTask, fitted, quarter_network
+from softeq.experiments.phenomena.structured import STRUCTURES, width_within
+from softeq.experiments.show.plots import COLOURS, draw_figure
+from softeq.experiments.show.tables import choose_preset, scalar
+from softeq.prior import soft_layers
+from softeq.strength import DEFAULT
+
+PIXELS, CLASSES, KERNEL = DIGITS_SIDE**2, 10, 3
+BUDGETS = (4_000, 16_000, 64_000)
+"""Multiply-adds per image."""
+VARIANTS = (*STRUCTURES, "hard", "soft", "conv", "soft-conv")
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "smoke": {"seeds": 1, "sizes": [40, 20, 50], "budgets": [4_000], "steps": 10, "points": [ROTATED]},
+    "default": {
+        "seeds": 5,
+        "sizes": [600, 200, 597],
+        "budgets": list(BUDGETS),
+        "steps": 300,
+        "points": [ROTATED, BROKEN],
+    },
+}
+
+
+def channels_within(budget: int, rank: int) -> int:
+    """The most channels of two convolutions and a linear layer that cost at most ``budget``; see `conv_cost`.
+
+    Raises:
+        SofteqValueError: not even one fits.
+    """
+    channels = 0
+    while conv_cost(channels + 1, rank) <= budget:
+        channels += 1
+    if not channels:
+        raise SofteqValueError(f"budget: expected at least {conv_cost(1, rank)} multiply-adds, got {budget}")
+    return channels
+
+
+def conv_cost(channels: int, rank: int) -> int:
+    """Multiply-adds per image: kernels of ``rank + 1`` times the channels, their weighted sums, the linear layer."""
+    first = KERNEL**2 * channels * (rank + 1) * PIXELS
+    weighted = 2 * rank * channels * PIXELS
+    return first * (1 + channels) + weighted + channels * PIXELS * CLASSES
+
+
+def configure(preset: str, variant: str, seed: int) -> Config:
+    """See `Experiment`."""
+    size = SIZES[preset]
+    return {
+        "data": {"source": DIGITS, "sizes": size["sizes"]},
+        "points": [asdict(point) for point in size["points"]],
+        "structure": variant,
+        "budgets": size["budgets"],
+        "rule": DEFAULT if variant.startswith("soft") else "fixed",
+        "training": {"steps": size["steps"], "batch_size": 50, "lr": 3e-3, "validate_every": size["steps"]},
+        "seed": seed,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+
+
+def build(structure: str, budget: int) -> tuple[nn.Module, int]:
+    """An untrained network for images ``(B, 1, 8, 8)``, and its multiply-adds per image.
+
+    Raises:
+        SofteqValueError: an unknown structure or a budget that is too small.
+    """
+    if structure in ("conv", "soft-conv"):
+        rank = 1 if structure == "soft-conv" else 0
+        channels = channels_within(budget, rank)
+        return _convolutions(channels, "soft" if rank else "hard"), conv_cost(channels, rank)
+    if structure in ("hard", "soft"):  # merged, a dense matrix
+        width = width_within("dense", PIXELS, CLASSES, budget)
+        model = quarter_network(DIGITS_SIDE, width // 4, structure, layers=2)
+        return model, width * (PIXELS + width + CLASSES)
+    width = width_within(structure, PIXELS, CLASSES, budget)
+    make = STRUCTURES[structure]
+    first, second, last = make(PIXELS, width), make(width, width), STRUCTURES["dense"](width, CLASSES)
+    cost = first.multiply_adds + second.multiply_adds + last.multiply_adds
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), last), cost
+
+
+def _convolutions(channels: int, constraint: str) -> nn.Module:
+    options: dict[str, Any] = {"size": DIGITS_SIDE, "padding": KERNEL // 2, "constraint": constraint}
+    options |= {"residual": "lowrank", "rank": 1}
+    return nn.Sequential(
+        SoftConv2d(1, channels, KERNEL, **options),
+        nn.ReLU(),
+        SoftConv2d(channels, channels, KERNEL, **options),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(channels * PIXELS, CLASSES),
+    )
+
+
+def _untrained(structure: str, budget: int) -> nn.Module:
+    return build(structure, budget)[0]
+
+
+def run(config: Config, progress: Progress) -> Metrics:
+    """By point and budget: ``test_error`` in [0, 1], ``multiply_adds`` and ``parameters``."""
+    step = counter(progress, len(config["points"]) * len(config["budgets"]) * config["training"]["steps"])
+    metrics: Metrics = {}
+    for point in quarter_points(config["points"]):
+        data = load_quarters(config["data"]["source"], config["data"]["sizes"], point, config["seed"])
+        task = QuarterTask(data)
+        for budget in config["budgets"]:
+            model = seeded(config, functools.partial(_untrained, config["structure"], budget))
+            cost = build(config["structure"], budget)[1]
+            soft = config["rule"] != "fixed" and any(True for _ in soft_layers(model))
+            fitted(
+                model,
+                task,
+                config["training"],
+                config["seed"],
+                rule=config["rule"] if soft else "fixed",
+                on_step=step,
+            )
+            metrics[f"test_error@{point.name}-{budget}"] = 1 - task.test(model)
+            metrics[f"train_error@{point.name}-{budget}"] = 1 - accuracy(model, data.x_train, data.y_train)
+            metrics[f"multiply_adds-{budget}"] = cost
+            metrics[f"parameters-{budget}"] = sum(p.numel() for p in model.parameters())
+    return metrics
+
+
+def plot(records: list[dict[str, Any]], path: Any) -> None:
+    """Test error over compute, a line for each structure."""
+    preset = choose_preset(records)
+    mine = [r for r in records if r["preset"] == preset]
+    draw_figure(path, (8.4, 4.0), lambda axes: _draw(axes, mine))
+
+
+def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
+    figure = axes.figure
+    figure.clear()
+    points = ("rotated", "broken")
+    handles: dict[str, Any] = {}
+    for panel, point in zip(figure.subplots(1, 2), points, strict=True):
+        for k, variant in enumerate(VARIANTS):
+            mine = [r["metrics"] for r in records if r["variant"] == variant]
+            values = {b: [v for m in mine if (v := scalar(m, f"test_error@{point}-{b}")) is not None] for b in BUDGETS}
+            drawn = [(mine[0][f"multiply_adds-{b}"], math.fsum(v) / len(v)) for b, v in values.items() if v]
+            if drawn:
+                x, y = zip(*drawn, strict=True)
+                style: Any = {"color": COLOURS[k % len(COLOURS)], "ls": "-" if k < 4 else "--", "marker": "os^vDPX*"[k]}
+                handles[variant] = panel.plot(x, y, ms=4, lw=1.4, **style)[0]
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_xlabel("multiply-adds per image")
+        panel.set_title(point, loc="left", fontsize=10)
+        panel.grid(which="both")
+    figure.axes[0].set_ylabel("test error, mean of seeds")
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, fontsize=8)
+
+
+_LARGE = BUDGETS[1]
+EXPERIMENTS: dict[str, Experiment] = {
+    "structure": Experiment(
+        name="structure",
+        summary="dense, factored, equivariant and soft layers at equal multiply-adds: imposed sharing against learned",
+        variants=VARIANTS,
+        presets={name: size["seeds"] for name, size in SIZES.items()},
+        configure=configure,
+        run=run,
+        columns=(
+            *(Column(f"test_error@rotated-{b}", f"error, rotated, {b // 1000}k", ".3f") for b in BUDGETS),
+            *(Column(f"test_error@broken-{b}", f"error, broken, {b // 1000}k", ".3f") for b in BUDGETS),
+            Column(f"multiply_adds-{_LARGE}", f"multiply-adds, {_LARGE // 1000}k", ",d"),
+            Column(f"parameters-{_LARGE}", f"parameters, {_LARGE // 1000}k", ",d"),
+        ),
+        notes=(
+            "Test error at budgets of 4, 16 and 64 thousand multiply-adds per image, 300 steps of Adam at one rate for"
+            " all. hard and soft: under quarter turns, as the dense matrices that they merge to; conv and soft-conv:"
+            " under shifts.",
+        ),
+        plot=plot,
+        group=GROUP,
+    )
+}
