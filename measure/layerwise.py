@@ -25,9 +25,10 @@ from softeq.measure.checks import check_integer
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
 from softeq.measure.forward.separate import check_batch, check_separate
-from softeq.measure.forward.trace import Call, CallTrace, Declared, pairing
+from softeq.measure.forward.trace import Call, CallTrace, Declared
 from softeq.measure.lie_derivative import derivatives
 from softeq.measure.motion.actions import Action
+from softeq.measure.motion.pairing import pairing
 from softeq.measure.output import Output, output_space
 from softeq.measure.results.layers import WHOLE, LayerwiseResult
 from softeq.measure.settings import FlowChoice, Settings, resolve

@@ -23,6 +23,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from softeq.measure.errors import NotMeasurable
 
 _OBJECT_DEPTH = 2  # objects of the user's own that a module holds, and those that they hold
+_PLAIN = (type(None), bool, int, float, str, bytes)  # what cannot change, and is most of what a module holds
 _guarded: ContextVar[frozenset[int]] = ContextVar("guarded", default=frozenset())
 
 Undo = Callable[[], None]
@@ -44,6 +45,7 @@ class Kept:
         self._parameters = parameters
         self._seen: dict[int, Any] = {}  # by id; holding them keeps the ids theirs
         self._structure: list[Undo] = []
+        self._empty: list[Any] = []  # containers that held nothing: most of a module's own
         self._values: list[Undo] = []
         self._random: list[tuple[Callable[[], Any], Callable[[Any], Any], Any]] = []
         self._generator(torch.get_rng_state, torch.set_rng_state)
@@ -56,6 +58,9 @@ class Kept:
 
     def restore(self) -> None:
         """Everything as it was."""
+        for container in self._empty:
+            if container:
+                container.clear()
         for undo in (*self._structure, *self._values):
             undo()
         for _, put_back, state in self._random:
@@ -75,6 +80,9 @@ class Kept:
         if isinstance(value, Tensor):
             self._tensor(value)
         elif isinstance(value, dict | list | set | deque):
+            if not len(value):
+                self._empty.append(value)
+                return
             self._structure.append(_undo_container(value))
             self._visit_all(value.values() if isinstance(value, dict) else value, depth)
         elif isinstance(value, tuple):
@@ -90,7 +98,8 @@ class Kept:
 
     def _visit_all(self, values: Iterable[Any], depth: int) -> None:
         for value in list(values):
-            self._visit(value, depth)
+            if type(value) not in _PLAIN:
+                self._visit(value, depth)
 
     def _source_of_chance(self, value: Any) -> bool:
         if isinstance(value, torch.Generator):

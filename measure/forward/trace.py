@@ -23,6 +23,7 @@ from softeq.measure.errors import NotMeasurable
 from softeq.measure.motion.actions import Action
 from softeq.measure.motion.flows import Flow
 from softeq.measure.motion.infer import infer_action
+from softeq.measure.motion.pairing import Slopes
 from softeq.measure.motion.spaces import ZeroFlow
 
 # In evaluation these return what they are given, attention weights included, whose action nobody can tell.
@@ -36,24 +37,22 @@ Motion = tuple[Flow, ...]  # how one tensor moves, for each flow of the input
 
 
 class Carried:
-    """A tensor that passes one boundary after another, how it moves, and its tangent along one flow at a time."""
+    """A tensor that passes one boundary after another, how it moves, and its slopes."""
 
     def __init__(self, tensor: Tensor, motion: Motion) -> None:
         self.tensor, self.motion = tensor.detach(), motion
-        self._version, self._index = tensor._version, -1
-        self._tangent: Tensor | None = None
+        self._version, self._slopes = tensor._version, Slopes(self.tensor)
 
     def changed(self) -> bool:
         """Whether the tensor was overwritten after it passed here, so that its tangent can no longer be told."""
         return self.tensor._version != self._version
 
-    def tangent(self, index: int) -> Tensor | None:
-        """Along the flow of that number; None where it does not move. Asked for by one boundary after another."""
-        if isinstance(self.motion[index], ZeroFlow):
+    def paired(self, index: int, gradient: Tensor) -> Tensor | None:
+        """<gradient, X tensor> along the flow of that number, (B,) float64; None where it does not move."""
+        flow = self.motion[index]
+        if isinstance(flow, ZeroFlow):
             return None
-        if self._index != index:
-            self._index, self._tangent = index, self.motion[index].tangent(self.tensor)
-        return self._tangent
+        return self._slopes.paired(flow, gradient, last=index + 1 == len(self.motion))
 
 
 @dataclass
@@ -104,12 +103,6 @@ class Call:
         for edge in self.inputs:
             total = total + edge.pairings
         return total
-
-
-def pairing(a: Tensor, b: Tensor) -> Tensor:
-    """Per sample the real inner product of (B, ...) tensors, (B,) float64; of complex ones, real and imaginary part."""
-    product = (a.conj() * b).real if a.is_complex() or b.is_complex() else a * b
-    return product.flatten(1).sum(1, dtype=torch.float64)
 
 
 def _same(tensor: Tensor, motion: Motion) -> Carried | None:
@@ -173,6 +166,7 @@ class CallTrace:
         self._x_shape, self._flows, self._prefix = tuple(x.shape), tuple(flows), prefix
         self._stack: list[Call] = []
         self._handles: list[Any] = []
+        self._last: tuple[Carried | None, Tensor | None, Tensor | None] = (None, None, None)
         self.calls: list[Call] = []
         self.flow_index = 0
 
@@ -188,6 +182,7 @@ class CallTrace:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._last = (None, None, None)
 
     def new_edge(self, tensor: Tensor, motion: Motion) -> tuple[Tensor, Edge]:
         """A clone of `tensor` to go on with, and the edge that collects what passes through it on the way back."""
@@ -202,9 +197,13 @@ class CallTrace:
     def _pair(self, edge: Edge, gradient: Tensor) -> None:
         if edge.changed():
             return
-        tangent = edge.carried.tangent(self.flow_index)
-        if tangent is not None:
-            edge.pairings[self.flow_index] += pairing(gradient, tangent)
+        # A module's input is mostly the output of the one before, where the same gradient comes by again.
+        carried, known, found = self._last
+        if carried is not edge.carried or known is not gradient:
+            found = edge.carried.paired(self.flow_index, gradient)
+            self._last = (edge.carried, gradient, found)
+        if found is not None:
+            edge.pairings[self.flow_index] += found
 
     def _entering(self, name: str) -> Any:
         module = self._modules[name]

@@ -28,18 +28,19 @@ class TokenFlow(Flow):
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The moved tokens."""
-        return torch.cat([x[:, : self.prefix], self.base(self._map(x), t).flatten(1, 2)], 1)
+        return torch.cat([x[:, : self.prefix], self.base(self.on_map(x), t).flatten(1, 2)], 1)
 
     def tangent(self, x: Tensor) -> Tensor:
         """The map's tangent; zeros for the tokens in front."""
-        return torch.cat([torch.zeros_like(x[:, : self.prefix]), self.base.tangent(self._map(x)).flatten(1, 2)], 1)
+        return torch.cat([torch.zeros_like(x[:, : self.prefix]), self.base.tangent(self.on_map(x)).flatten(1, 2)], 1)
 
     def stays(self, x: Tensor, t: float) -> Tensor | None:
         """The map's, (prefix + h * w, 1); the tokens in front stay."""
-        places = self.base.stays(self._map(x), t)
+        places = self.base.stays(self.on_map(x), t)
         return None if places is None else torch.cat([places.new_ones(self.prefix, 1), places.flatten(0, 1)])
 
-    def _map(self, x: Tensor) -> Tensor:
+    def on_map(self, x: Tensor) -> Tensor:
+        """The tokens of the grid, ``(B, h, w, C)``, a view."""
         return x[:, self.prefix :].unflatten(1, self.grid)
 
 

@@ -17,7 +17,7 @@ from softeq.measure.motion.actions import Action
 from softeq.measure.motion.colour import ColourFlow
 from softeq.measure.motion.flows import Flow
 from softeq.measure.motion.spaces import ZeroFlow
-from softeq.measure.motion.stencils import axis_taps, check_choice, derivative_matrix, fold, on_pixels, prefiltered
+from softeq.measure.motion.stencils import axis_taps, check_choice, fold, on_pixels, prefiltered, slope
 
 _LETTERS = "xyz"
 _HALF = 0.5 + 1e-9  # a step of the grid reaches as far to each side, and rounding a little further
@@ -74,9 +74,7 @@ class GridFlow(Flow):
         velocity = _positions(sizes) @ self.matrix.T + self.shift  # (*grid, d)
         total = torch.zeros_like(wide)
         for k, axis in enumerate(reversed(self.axes)):
-            slope = derivative_matrix(x.shape[axis], self.stencil, self.boundary, wide.dtype).to(wide)
-            along = torch.tensordot(wide, slope, dims=([axis], [1])).movedim(-1, axis)
-            total -= velocity[..., k].to(wide) * along
+            total -= velocity[..., k].to(wide) * slope(wide, axis, self.stencil, self.boundary)
         return (total * self.inside(sizes).to(total)).to(x.dtype)
 
     def __call__(self, x: Tensor, t: float) -> Tensor:

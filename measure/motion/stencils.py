@@ -62,9 +62,16 @@ def image_gradient(x: Tensor, stencil: str = "bspline", boundary: str = "mirror"
 
 def image_slope(x: Tensor, axis: int, stencil: str, boundary: str) -> Tensor:
     """The derivative of images (..., H, W) along the columns (axis -1) or the rows (-2), per pixel."""
+    return slope(x, axis % x.ndim, stencil, boundary)
+
+
+def slope(x: Tensor, axis: int, stencil: str, boundary: str) -> Tensor:
+    """The derivative of a floating tensor along one axis of its grid (0 is the first), per step, shaped like `x`."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision rounds the matrix too coarsely
     matrix = derivative_matrix(x.shape[axis], stencil, boundary, wide.dtype).to(wide)
-    return (wide @ matrix.T if axis == -1 else matrix @ wide).to(x.dtype)
+    if axis == x.ndim - 1:
+        return (wide @ matrix.T).to(x.dtype)
+    return (matrix @ wide.flatten(axis + 1)).reshape(x.shape).to(x.dtype)
 
 
 def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str = "mirror") -> Tensor:
