@@ -56,15 +56,16 @@ def layerwise(
     Args:
         model: any module on `x`; it is run as measure.prepare.measurable does and left as it was.
         x: (B, ...) floating.
-        flow: one flow or several. All share one forward-mode pass and one plain one; each costs a backward pass and its
-            tangents on the way, about three to four forward passes: ask for several at once.
+        flow: one flow or several. All share one forward-mode pass, one plain one and the slopes of all features; each
+            costs a tangent, a backward pass and a product with each feature on the way: ask for several at once.
         output: "probabilities" and "logits" of (B, K), invariant; or an Action, by which the raw output moves.
         actions: module name -> the action of its output, or (of its input, of its output), or None to leave it out.
             What is not named is inferred from shapes where that is safe (measure.actions.infer_action).
         stencil, boundary, margin: as in local_equivariance_error.
         prefix: number of tokens that belong to no place, for inferring tokens; by default the model's
             `num_prefix_tokens` (timm's name for it) where it has one.
-        batch_size: samples at once (None: all); memory is that of a training step with twice the activations.
+        batch_size: samples at once (None: all); memory is that of a training step with twice the activations, of
+            several flows with four times.
         chunk: tangents at once in the forward mode (None: all).
 
     Raises:

@@ -26,7 +26,7 @@ from typing import Any
 
 from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.engine import record, registry
-from softeq.experiments.show import paired
+from softeq.experiments.show import audited, paired
 from softeq.experiments.show.tables import current, scalar, select
 
 _CLAIM = re.compile(r"<!-- claim (?P<body>.*?) -->(?P<shown>.*?)<!-- /claim -->", re.DOTALL)
@@ -123,6 +123,16 @@ class Quantities:
         if not hits:
             raise SofteqError(f"{which}: no seed has {a} and {b} of all of {variants}")
         return sum(hits) / len(hits)
+
+    def audited(self, model: str, flow: str, what: str) -> float:
+        """A number of an audited network, see `experiments.show.audited`."""
+        return audited.value(_read(self.results, "audit"), model, flow, what)
+
+    def audited_ratio(self, a: str, b: str, flow: str, what: str) -> paired.Paired:
+        """Network a over network b, paired image by image, see `experiments.show.audited`."""
+        records = _read(self.results, "audit")
+        own, other = (audited.per_image(records, model, flow, what) for model in (a, b))
+        return paired.paired(own, other, "ratio")
 
     def zero_error(self, seeds: float) -> float:
         """The mean squared error of a network that says 0 on the test rows of ``inertia``, over seeds from 0."""

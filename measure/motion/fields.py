@@ -62,7 +62,7 @@ class FibreFlow(Flow):
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The moved maps; within the margin they stay as they are."""
-        turned = self._on_channels(torch.linalg.matrix_exp(t * self.fibre), self.base(x, t))
+        turned = self.on_channels(t, self.base(x, t))
         return torch.where(self._inside(x), turned, x)
 
     def tangent(self, x: Tensor) -> Tensor:
@@ -72,6 +72,10 @@ class FibreFlow(Flow):
     def stays(self, x: Tensor, t: float) -> Tensor | None:
         """The base's."""
         return self.base.stays(x, t)
+
+    def on_channels(self, t: float, x: Tensor) -> Tensor:
+        """The maps with their channels turned as by a motion of length t; places stay."""
+        return self._on_channels(torch.linalg.matrix_exp(t * self.fibre), x)
 
     def _on_channels(self, matrix: Tensor, x: Tensor) -> Tensor:
         axis = -1 if self.base.channels_last else 1

@@ -106,19 +106,19 @@ class AffineFlow(Flow):
         """The images after a motion of length t; beyond the edge they go on as `boundary` says."""
         images = self.images(x)
         height, width = images.shape[-2:]
-        moved = resample(images, self._sources(t, height, width), self.stencil, self.boundary)
+        moved = resample(images, self.sources(t, height, width), self.stencil, self.boundary)
         if self.margin:
             moved = torch.where(inside(height, width, self.margin).to(x.device), moved, images)
         return moved.movedim(1, -1) if self.channels_last else moved
 
     def exact(self, t: float, height: int, width: int) -> bool:
         """Whether a motion of length t takes pixels to pixels, so that nothing is interpolated: whole shifts, turns."""
-        return on_pixels(self._sources(t, height, width))
+        return on_pixels(self.sources(t, height, width))
 
     def within(self, t: float, height: int, width: int) -> Tensor:
         """(H, W) bool: pixels whose content comes from within the frame, up to half a pixel."""
         last = torch.tensor([width - 1, height - 1], dtype=torch.float64)
-        sources = self._sources(t, height, width)
+        sources = self.sources(t, height, width)
         return ((sources >= -0.5 - 1e-9) & (sources <= last + 0.5 + 1e-9)).all(-1)
 
     def stays(self, x: Tensor, t: float) -> Tensor | None:
@@ -128,7 +128,7 @@ class AffineFlow(Flow):
         mask = self.within(-t, *self.images(x).shape[-2:]).to(x.device)
         return mask[..., None] if self.channels_last else mask
 
-    def _sources(self, t: float, height: int, width: int) -> Tensor:
+    def sources(self, t: float, height: int, width: int) -> Tensor:
         """(H, W, 2): where each pixel's content comes from, (column, row) in pixels from pixel (0, 0)."""
         generator = torch.zeros(3, 3, dtype=torch.float64)
         generator[:2, :2], generator[:2, 2] = self.matrix, self.shift

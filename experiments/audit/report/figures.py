@@ -14,6 +14,7 @@ from html import escape
 from softeq.experiments.audit.report.drawing import (
     COLOURS,
     GRID,
+    INK,
     QUIET,
     WIDTH,
     Axis,
@@ -113,12 +114,16 @@ def scatter(
     return draw_svg(width, bottom + 38, [*parts, *_bottom(across, bottom, x_label, width)], alt)
 
 
-def bars(values: Sequence[tuple[str, float]], *, label: str, alt: str, width: int = WIDTH) -> str:
-    """Signed bars, each under its own name, so that a module's long path fits."""
-    scale = axis([0.0, *(v for _, v in values)], 12, width - 52, log=False)
+def bars(
+    values: Sequence[tuple[str, float, tuple[float, float] | None]], *, label: str, alt: str, width: int = WIDTH
+) -> str:
+    """Signed bars with their intervals, each under its own name, so that a module's long path fits."""
+    ends = [end for _, _, interval in values for end in interval or ()]
+    scale = axis([0.0, *(v for _, v, _ in values), *ends], 12, width - 52, log=False)
     parts, y = [], _TOP + 4
-    for name, value in values:
+    for name, value, interval in values:
         x, zero = scale(value), scale(0)
+        low, high = (x, x) if interval is None else (scale(interval[0]), scale(interval[1]))
         colour = COLOURS[0] if value >= 0 else COLOURS[1]
         parts.append(draw_line(zero, y + 10, zero, y + 24, QUIET))
         parts.append(draw_text(12, y + 8, _shorten(name, 52), size=11, title=name))
@@ -126,7 +131,9 @@ def bars(values: Sequence[tuple[str, float]], *, label: str, alt: str, width: in
             f'<rect x="{min(x, zero):.1f}" y="{y + 12:.1f}" width="{max(abs(x - zero), 1):.1f}" height="10" '
             f'fill="{colour}"/>'
         )
-        parts.append(draw_text(max(x, zero) + 5, y + 21, f"{100 * value:.1f} %".replace("-", "−"), size=11))
+        if interval is not None:
+            parts.append(draw_line(low, y + 17, high, y + 17, INK))
+        parts.append(draw_text(max(x, zero, high) + 5, y + 21, f"{100 * value:.1f} %".replace("-", "−"), size=11))
         y += 30
     return draw_svg(width, y + 38, [*parts, *_bottom(scale, y, label, width, percent=True)], alt)
 

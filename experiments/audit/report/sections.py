@@ -14,6 +14,7 @@ import numpy
 from softeq.experiments.audit.report.drawing import heat_png, legend, number
 from softeq.experiments.audit.report.figures import Dot, bars, dot_rows, scatter
 from softeq.experiments.audit.report.groups import AuditRecord
+from softeq.measure.results.layers import HOW_TO_READ
 
 Measured = Mapping[str, Mapping[str, AuditRecord]]
 
@@ -172,18 +173,20 @@ def layerwise(measured: Measured) -> str:
     if not parts:
         return ""
     return (
-        "<h3>Where the error arises</h3><p>Signed shares of the modules in ‖Lf‖²; together they make 100 %. A module"
-        " with a negative share undoes error that others make: without it the whole would be larger. The gap is what"
-        " the sum misses of the end-to-end derivative.</p>" + "".join(parts)
+        "<h3>Where the error arises</h3><p>Signed shares of the modules in ‖Lf‖²; together they make 100 %. "
+        f"{HOW_TO_READ} Lines are 95 % bootstrap intervals over the images. The gap is what the sum misses of the"
+        " end-to-end derivative.</p>" + "".join(parts)
     )
 
 
 def _split(label: str, flow: str, split: Mapping[str, Any]) -> str:
-    shares = sorted(((str(n), _float(v)) for n, v in split["shares"]), key=lambda pair: -abs(pair[1]))
+    ends = split.get("intervals") or [None] * len(split["shares"])
+    held = [(str(n), _float(v), _interval(e)) for (n, v), e in zip(split["shares"], ends, strict=True)]
+    shares = sorted(held, key=lambda entry: -abs(entry[1]))
     shown = shares[:BARS]
     if len(shares) > BARS:
-        shown.append((f"{len(shares) - BARS} others together", math.fsum(v for _, v in shares[BARS:])))
-    alt = f"{label}, {flow}: " + ", ".join(f"{n} {100 * v:.1f} %" for n, v in shown)
+        shown.append((f"{len(shares) - BARS} others together", math.fsum(v for _, v, _ in shares[BARS:]), None))
+    alt = f"{label}, {flow}: " + ", ".join(f"{n} {100 * v:.1f} %" for n, v, _ in shown)
     lost = [str(n) for n, _ in split.get("not_attributable") or []]
     listed = f"; not attributable: {', '.join(lost)}" if lost else ""
     caption = f"gap {number(split.get('gap'))}{listed}"
@@ -191,6 +194,10 @@ def _split(label: str, flow: str, split: Mapping[str, Any]) -> str:
         f"<figure><h4>{escape(flow)}</h4>{bars(shown, label='share of ‖Lf‖²', alt=alt)}"
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def _interval(ends: Any) -> tuple[float, float] | None:
+    return None if ends is None or None in ends else (float(ends[0]), float(ends[1]))
 
 
 def maps(measured: Measured) -> str:

@@ -30,9 +30,7 @@ def test_tokens_complex_features_and_other_flows():
     flow = Tokens((4, 6), 1).flow(FLOWS["rotation"], (2, 3, 32, 48), tuple(x.shape))
     torch.testing.assert_close(Slopes(x).paired(flow, g, last=False), pairing(g, flow.tangent(x)))
     z, w = (drawn(2, 3, 6, 6, dtype=torch.complex128) for _ in range(2))
-    torch.testing.assert_close(
-        Slopes(z).paired(FLOWS["scale"], w, last=False), pairing(w, FLOWS["scale"].tangent(z))
-    )
+    torch.testing.assert_close(Slopes(z).paired(FLOWS["scale"], w, last=False), pairing(w, FLOWS["scale"].tangent(z)))
     from softeq import Vector
     from softeq.groups import SO
 

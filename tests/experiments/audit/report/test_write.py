@@ -310,7 +310,7 @@ def test_zero_sits_hollow_at_the_edge_and_nan_is_named():
 
 
 def test_the_bar_of_a_negative_share_lies_left_of_zero():
-    drawn = bars([("up", 1.5), ("down", -0.5)], label="share", alt="A")
+    drawn = bars([("up", 1.5, None), ("down", -0.5, (-0.9, 0.2))], label="share", alt="A")
     (up, wide), (down, narrow) = [
         (float(x), float(w)) for x, w in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawn)
     ]

@@ -1,0 +1,59 @@
+"""Numbers of an audit's records, for claims: of one network, and of two compared image by image.
+
+``what`` is a metric (``ratio_to_control``, ``lee_mean``, ...), or one of a curve at a displacement, ``centred@8``,
+``change@1``, ``kept@1``. Image by image there are ``control`` (LEE over its control), ``lee``, and ``relative`` and
+``centred`` of the curve at a displacement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from softeq.errors import SofteqError
+from softeq.experiments.engine.record import Record
+
+
+def value(records: Sequence[Record], model: str, flow: str, what: str) -> float:
+    """One number.
+
+    Raises:
+        SofteqError: the records do not hold it.
+    """
+    metrics, (name, _, step) = _metrics(records, model, flow), what.partition("@")
+    found = (_row(metrics, step) if step else metrics).get(name)
+    if not isinstance(found, int | float) or not math.isfinite(found):
+        raise SofteqError(f"audit: {model}/{flow} has no number {what}")
+    return float(found)
+
+
+def per_image(records: Sequence[Record], model: str, flow: str, what: str) -> dict[int, float]:
+    """Numbers by image, those that are known.
+
+    Raises:
+        SofteqError: the records do not hold them.
+    """
+    metrics, (name, _, step) = _metrics(records, model, flow), what.partition("@")
+    if what == "control":
+        errors, controls = metrics.get("per_sample") or [], metrics.get("control_per_sample") or []
+        found = [None if a is None or not b else a / b for a, b in zip(errors, controls, strict=True)]
+    elif what == "lee":
+        found = metrics.get("per_sample") or []
+    else:
+        found = (_row(metrics, step) if step else metrics).get(f"{name}_per_sample") or []
+    if not found:
+        raise SofteqError(f"audit: {model}/{flow} has no {what} image by image")
+    return {k: float(v) for k, v in enumerate(found) if v is not None}
+
+
+def _metrics(records: Sequence[Record], model: str, flow: str) -> Mapping[str, Any]:
+    held = [r["metrics"] for r in records if (r["config"].get("model"), r["config"].get("flow")) == (model, flow)]
+    if not held:
+        raise SofteqError(f"audit: no record of {model}/{flow}")
+    return held[-1]
+
+
+def _row(metrics: Mapping[str, Any], step: str) -> Mapping[str, Any]:
+    rows = (metrics.get("curve") or {}).get("rows") or []
+    return next((row for row in rows if math.isclose(row["step"], float(step))), {})

@@ -1,0 +1,61 @@
+"""Numbers of audits, for claims."""
+
+import math
+
+import pytest
+
+from softeq.errors import SofteqError
+from softeq.experiments.engine import record
+from softeq.experiments.show import audited, claims
+
+
+def line(model, factor):
+    rows = [{"step": 1.0, "change": 0.1 * factor, "kept": 3, "centred_per_sample": [factor, 2 * factor, None]}]
+    metrics = {
+        "ratio_to_control": factor,
+        "lee_mean": None,
+        "per_sample": [factor, 4 * factor, 1.0],
+        "control_per_sample": [2.0, 2.0, None],
+        "curve": {"unit": "pixels", "images": 3, "rows": rows},
+    }
+    config = {"model": model, "flow": "rotation"}
+    return record.make("audit", "audit", f"{model}/rotation", 0, config=config, metrics=metrics, provenance={})
+
+
+@pytest.fixture
+def records():
+    return [line("a", 0.5), line("b", 1.0)]
+
+
+def test_numbers_and_images(records):
+    assert audited.value(records, "a", "rotation", "ratio_to_control") == 0.5
+    assert audited.value(records, "a", "rotation", "change@1") == 0.05
+    assert audited.per_image(records, "b", "rotation", "control") == {0: 0.5, 1: 2.0}
+    assert audited.per_image(records, "b", "rotation", "lee") == {0: 1.0, 1: 4.0, 2: 1.0}
+    assert audited.per_image(records, "a", "rotation", "centred@1") == {0: 0.5, 1: 1.0}
+
+
+@pytest.mark.parametrize("what", ["lee_mean", "change@2", "nothing"])
+def test_what_is_not_recorded_is_told(records, what):
+    with pytest.raises(SofteqError, match="no number"):
+        audited.value(records, "a", "rotation", what)
+    with pytest.raises(SofteqError, match="image by image"):
+        audited.per_image(records, "a", "rotation", what)
+    with pytest.raises(SofteqError, match="no record of c/rotation"):
+        audited.value(records, "c", "rotation", what)
+
+
+def test_claims_about_audits(records, tmp_path):
+    for one in records:
+        record.append(tmp_path / "audit.jsonl", one)
+    claims._read.cache_clear()
+    found = claims.Quantities(tmp_path).audited_ratio("a", "b", "rotation", "control")
+    assert (found.value, found.n) == (pytest.approx(0.5), 2)
+    text = (
+        '<!-- claim r = audited_ratio("b", "a", "rotation", "control"); c = audited("b", "rotation", "change@1") '
+        "| r.value > 1.9 and c < 0.2 | {r.value:.1f}, {c:.1f} -->2.0, 0.1<!-- /claim -->"
+    )
+    assert claims.broken(text, tmp_path) == []
+    assert claims.broken(text.replace("1.9", "2.1"), tmp_path) != []
+    claims._read.cache_clear()
+    assert math.isfinite(found.low)
