@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from softeq.experiments.engine.experiment import Experiment
-from softeq.experiments.phenomena import airline, bound, evidence, guess_and_check, kernel, rates, structure
+from softeq.experiments.phenomena import (
+    airline,
+    benign,
+    bound,
+    evidence,
+    guess_and_check,
+    kernel,
+    rates,
+    structure,
+)
 
-MODULES = (bound, evidence, airline, kernel, structure, guess_and_check, rates)
+MODULES = (
+    bound,
+    evidence,
+    benign,
+    airline,
+    kernel,
+    structure,
+    guess_and_check,
+    rates,
+)
 """One for each phenomenon, with its ``EXPERIMENTS``."""
 EXPERIMENTS: dict[str, Experiment] = {name: one for module in MODULES for name, one in module.EXPERIMENTS.items()}
