@@ -41,7 +41,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "process": {"samples": 20, "test": 40},
     },
     "default": {
-        "seeds": 8,
+        "seeds": 5,
         "noise": list(NOISE),
         "sizes": (200, 20, 597),
         "network": {"width": 16},
@@ -191,10 +191,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             *(Column(f"test_error@{q}", f"test error, q = {q}", ".3f") for q in _NAMES[:2]),
             Column("train_error@0.4", "training error, q = 0.4", ".3f"),
             *(Column(f"weight_defect_mean@{q}", f"weight defect, q = {q}", ".3f") for q in _NAMES),
-            *(
-                Column(f"effective_equivariant@{q}", f"effective parameters, equivariant, q = {q}", ".0f")
-                for q in _NAMES
-            ),
+            *(Column(f"effective_equivariant@{q}", f"effective, equivariant, q = {q}", ".0f") for q in _NAMES),
             *(Column(f"effective_rest@{q}", f"the rest, q = {q}", ".0f") for q in _NAMES),
             *(Column(f"gp_error@{q}", f"process: interpolant's error, noise {q}", ".3g") for q in _NAMES),
             *(Column(f"gp_best@{q}", f"at the noise's variance, noise {q}", ".3g") for q in _NAMES[1:]),

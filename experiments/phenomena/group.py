@@ -12,12 +12,14 @@ from softeq.experiments.phenomena import (
     kernel,
     rates,
     structure,
+    widths,
 )
 
 MODULES = (
     bound,
     evidence,
     benign,
+    widths,
     airline,
     kernel,
     structure,
