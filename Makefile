@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv-bootstrap/bin/uv)
 RUN := $(UV) run --no-sync
 STAMP := .venv/.softeq-synced
 
-.PHONY: demo test test-slow test-core check docs bench wheel release-check clean
+.PHONY: demo test test-slow test-core check docs notebooks bench wheel release-check clean
 
 demo: $(STAMP)
 	$(RUN) softeq run modified-inertia --preset smoke --variants hard,hard-true,soft,none --jobs 2 --out runs/demo
@@ -39,6 +39,11 @@ check: $(STAMP)
 docs: $(STAMP)
 	$(UV) pip install --quiet --python .venv/bin/python 'mkdocs>=1.6' 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.27'
 	$(RUN) mkdocs build --strict --quiet
+
+# Pages of the docs as notebooks, run anew, with what they print and draw.
+notebooks: $(STAMP)
+	$(UV) pip install --quiet --python .venv/bin/python 'nbclient>=0.10' 'nbformat>=5.10' 'ipykernel>=6.29'
+	$(RUN) python notebooks/make.py
 
 bench: $(STAMP)
 	$(RUN) python -m benchmarks

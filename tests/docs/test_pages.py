@@ -46,7 +46,10 @@ def dead_links(page: Path, text: str) -> list[str]:
     return [t for t in targets if not (page.parent / t.split("#")[0]).exists()]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p.read_text())], ids=name)
+NOTEBOOKS = ROOT / "docs" / "notebooks"  # minutes; see test_notebooks.py
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p.read_text()) and p.parent != NOTEBOOKS], ids=name)
 def test_the_code_of_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(page.read_text())
