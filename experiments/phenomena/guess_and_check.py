@@ -30,7 +30,7 @@ from softeq.experiments.phenomena.guesses import Draws, RandomNetworks, chosen, 
 from softeq.experiments.phenomena.panels import Panel, panels
 
 CLASSES = (0, 1)
-SAMPLES = (2, 4, 8, 16, 32)
+SAMPLES = (2, 4, 8, 16)
 VARIANTS: Mapping[str, tuple[str, float]] = {
     "hard": ("hard", 1.0),
     "soft": ("soft", 0.2),
@@ -41,7 +41,8 @@ POINTS = {"rotated": 0.0, "broken": 1.0}
 """The share of the classes whose label becomes the other one under two or three quarter turns."""
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"seeds": 1, "draws": 2000, "samples": [2, 8], "networks": 8, "steps": 50},
-    "default": {"seeds": 5, "draws": 100_000, "samples": list(SAMPLES), "networks": 24, "steps": 200},
+    "default": {"seeds": 5, "draws": 60_000, "samples": list(SAMPLES), "networks": 16, "steps": 100},
+    "paper": {"seeds": 10, "draws": 1_000_000, "samples": list(SAMPLES), "networks": 100, "steps": 1000},
 }
 Samples = tuple[Tensor, Tensor]
 """Inputs and labels of -1 and 1."""
@@ -56,10 +57,10 @@ def configure(preset: str, variant: str, seed: int) -> Config:
         "data": {"source": DIGITS, "classes": list(CLASSES), "test": _TEST},
         "points": dict(POINTS),
         "samples": size["samples"],
-        "network": {"constraint": constraint, "residual": residual, "width": 4},
+        "network": {"constraint": constraint, "residual": residual, "width": 2},
         "threshold": 0.5,
         "draws": size["draws"],
-        "descent": {"networks": size["networks"], "steps": size["steps"], "rate": 0.02, "batch": 2},
+        "descent": {"networks": size["networks"], "steps": size["steps"], "rate": 0.05, "batch": 2},
         "seed": seed,
         "device": "cpu",
     }
@@ -83,7 +84,7 @@ def run(config: Config, progress: Progress) -> Metrics:
 
 
 def two_classes(config: Config, breaking: float) -> tuple[Tensor, Tensor]:
-    """Images ``(32 + test, 64)`` by orbit and labels of -1 and 1, as many of both among the first N for every N.
+    """Images ``(16 + test, 64)`` by orbit and labels of -1 and 1, as many of both among the first N for every N.
 
     Args:
         config: ``data`` and ``seed`` are read.

