@@ -40,6 +40,7 @@ class Experiment:
         published: per variant, the paper's number as printed, for the column beside ours.
         published_source: where those numbers come from, in one line.
         notes: lines printed under the table.
+        levels: metrics whose mean is a line across the common figure, for what every variant is to be held against.
         plot: draws the experiment's own figure from its records to a path; ``None`` for the common one.
         grown: keys that the configuration gained since there were records, dotted where nested, with what they say of
             records without them: ``{"training.clip": 10.0}``. A new key without such a default parts old runs from new.
@@ -57,6 +58,7 @@ class Experiment:
     published: Mapping[str, str] = field(default_factory=dict)
     published_source: str = ""
     notes: tuple[str, ...] = ()
+    levels: tuple[Column, ...] = ()
     plot: Callable[[list[dict[str, Any]], Any], None] | None = None
     grown: Mapping[str, Any] = field(default_factory=dict)
     protocol: int = 0

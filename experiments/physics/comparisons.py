@@ -189,6 +189,8 @@ _COLUMNS = (
     Column("seconds_per_step", "s / step"),
     Column("parameters", "parameters", ",.0f"),
 )
+LEVELS = (Column("error_of_zero", "answers 0"), Column("error_of_mean", "training mean"))
+"""Errors of two answers that take no input: a network that comes no lower has collapsed."""
 _NOTES = (
     "Test MSE: last step, fresh data per seed.",
     "Inputs moved: by random elements of the assumed group, against the true target there.",
@@ -222,6 +224,7 @@ def comparison(problem: Problem) -> Comparison:
         sizes={name: _with_data(size, problem) for name, size in problem.sizes.items()},
         lists=problem.lists,
         columns=_COLUMNS,
+        levels=LEVELS,
         fixed={arm: lambda size: {"lr": problem.lr, "prior": published} for arm in ABLATION if "published" in arm},
         published=problem.published,
         published_source=_SOURCE,

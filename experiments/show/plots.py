@@ -74,7 +74,14 @@ def plot_experiment(
             f"nothing to draw: no record of {experiment.name}, preset {preset}, has a finite {column.key}"
         )
     title = f"{experiment.name}, preset {preset}"
-    draw_figure(path, (6.4, 1.5 + 0.42 * len(order)), lambda axes: _variants(axes, values, published, column, title))
+    means = {level.header: describe(_values(mine, level.key)) for level in experiment.levels}
+    levels = {header: stat.mean for header, stat in means.items() if stat.n}  # older records may have none
+
+    def draw(axes: Axes) -> None:
+        _variants(axes, values, published, levels, column)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=26)
+
+    draw_figure(path, (6.4, 1.5 + 0.42 * len(order)), draw)
 
 
 def _values(records: Iterable[Record], key: str) -> list[float]:
@@ -88,7 +95,11 @@ def published_number(text: str) -> float | None:
 
 
 def _variants(
-    axes: Axes, values: Mapping[str, list[float]], published: Mapping[str, float], column: Column, title: str
+    axes: Axes,
+    values: Mapping[str, list[float]],
+    published: Mapping[str, float],
+    levels: Mapping[str, float],
+    column: Column,
 ) -> None:
     labels = []
     for i, (variant, group) in enumerate(values.items()):
@@ -106,9 +117,11 @@ def _variants(
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", which="major")
     axes.set_xlabel(column.header)
-    _log_where_wide(axes, [*(x for group in values.values() for x in group), *published.values()])
+    for (header, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
+        axes.axvline(level, color=_QUIET, linestyle=style, linewidth=1.2, label=header, zorder=2)
+    shown = [*(x for group in values.values() for x in group), *published.values(), *levels.values()]
+    _log_where_wide(axes, shown)
     _legend(axes, bool(published))
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=26)
 
 
 def _log_where_wide(axes: Axes, values: Iterable[float]) -> None:
@@ -141,7 +154,9 @@ def _legend(axes: Axes, published: bool) -> None:
     if published:
         handles.append(Line2D([], [], marker="D", color="none", markeredgecolor=COLOURS[1], markeredgewidth=1.6))
         labels.append("published")
-    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, handletextpad=0.3, fontsize=9)
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    handles, labels = [*handles, *lines], [*labels, *(str(line.get_label()) for line in lines)]
+    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=5, handletextpad=0.3, fontsize=9)
 
 
 def draw_arm(axes: Axes, x: Sequence[float], groups: Sequence[Sequence[float]], which: Arm) -> Any:

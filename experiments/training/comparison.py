@@ -142,6 +142,7 @@ class Comparison:
     published: Mapping[str, str] = field(default_factory=dict)
     published_source: str = ""
     notes: tuple[str, ...] = ()
+    levels: tuple[Column, ...] = ()
     plot: Callable[[list[dict[str, Any]], Any], None] | None = None
 
     @property
@@ -228,6 +229,7 @@ class Comparison:
             published=self.published,
             published_source=self.published_source,
             notes=self.notes,
+            levels=self.levels,
             plot=self.plot,
             protocol=PROTOCOL,
         )

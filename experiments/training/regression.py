@@ -30,7 +30,15 @@ from softeq.experiments.training.task import Move, Task, evaluated
 from softeq.prior import soft_layers
 from softeq.reps import Rep, check_same_group
 
-_ERRORS = ("train_mse", "test_mse", "test_mse_moved", "test_mse_transformed", "equivariance_error")
+_ERRORS = (
+    "train_mse",
+    "test_mse",
+    "test_mse_moved",
+    "test_mse_transformed",
+    "equivariance_error",
+    "error_of_zero",
+    "error_of_mean",
+)
 
 
 @dataclass
@@ -110,7 +118,11 @@ class RegressionTask(Task):
         g = sampled(self.rep_in, len(data.x_test), generator_for(self.seed, MEASURE)).to(data.x_test)
         moved = act(self.rep_in, g, data.x_test)
         truth = self.truth(moved.double()).to(data.y_test)
+        mean = data.y_train.mean(0)
         return {
+            # What a network has that answers 0, and one that answers the mean of the training targets: a collapse.
+            "error_of_zero": data.y_test.square().mean().item(),
+            "error_of_mean": (data.y_test - mean).square().mean().item(),
             "train_mse": mean_squared_error(model, data.x_train, data.y_train),
             "test_mse": self.test(model),
             "test_mse_moved": mean_squared_error(model, moved, truth),

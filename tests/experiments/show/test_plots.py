@@ -6,6 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
+from softeq.experiments.engine.experiment import Column
 from softeq.experiments.show import plots
 
 
@@ -62,6 +63,16 @@ def test_every_seed_is_a_point_and_diverged_runs_are_counted(toy, records, drawn
     assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([1.1, 0.275, 2.0])
     assert axes.get_xlabel() == "test MSE"
     assert axes.get_xscale() == "linear"
+
+
+def test_a_level_is_a_line_at_its_mean_and_absent_from_records_without_it(toy, records, drawn):
+    leveled = dataclasses.replace(toy, levels=(Column("zero", "answers 0"), Column("nowhere", "of no record")))
+    told = [{**r, "metrics": {**r["metrics"], "zero": 3.0 + k % 2}} for k, r in enumerate(records)]
+    plots.plot_experiment(told, leveled, "a.png")
+    (axes,) = drawn
+    labelled = {line.get_label(): line.get_xdata()[0] for line in axes.lines if line.get_label()[0] != "_"}
+    assert labelled == {"answers 0": pytest.approx(3.5, abs=0.2)}
+    assert "answers 0" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_the_axis_is_logarithmic_where_values_span_a_decade(toy, records, make_record, drawn):

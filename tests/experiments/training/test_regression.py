@@ -161,6 +161,15 @@ def test_act_moves_the_last_axis_of_each_row_by_its_own_element():
     torch.testing.assert_close(out[2, 3], g[2] @ value[2, 3])
 
 
+def test_the_errors_of_answers_that_take_no_input():
+    problem = task()
+    metrics = measured(moment_of_inertia, problem)
+    y, mean = problem.data.y_test, problem.data.y_train.mean(0)
+    assert metrics["error_of_zero"] == pytest.approx(float(y.square().mean()))
+    assert metrics["error_of_mean"] == pytest.approx(float((y - mean).square().mean()))
+    assert metrics["error_of_mean"] < metrics["error_of_zero"]
+
+
 def test_rules_are_told_of_validation_rows_and_of_the_assumed_action():
     problem = task()
     move_in, move_out = problem.action(generator())
