@@ -48,7 +48,14 @@ def configure(preset: str, variant: str, seed: int) -> Config:
     model = dict(VARIANTS[variant])
     if "basis" in model:
         model.setdefault("growths", list(GROWTHS if preset == "default" else GROWTHS[::5]))
-    return {"model": model, "tasks": list(TASKS), "years_out": YEARS_OUT, "seed": seed}
+    return {
+        "model": model,
+        "tasks": list(TASKS),
+        "years_out": YEARS_OUT,
+        "seed": seed,
+        "device": "cpu",
+        "dtype": "float64",
+    }
 
 
 def held_out(task: str, months: int, seed: int, years_out: int = YEARS_OUT) -> tuple[Tensor, Tensor]:
