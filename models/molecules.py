@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from softeq._arguments import whole
 from softeq._constants import Constants
-from softeq._irreps_products import SoftGate
+from softeq._irreps_gate import SoftGate
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.irreps import SoftO3Linear, as_irreps
 from softeq.models.molecule_batches import MoleculeBatch

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from softeq._anchor import anchor
     from softeq._fold import fold, harden, weight_defect
-    from softeq._irreps_products import SoftGate, SoftTensorProduct
+    from softeq._irreps_external import SoftO3ExternalLinear
+    from softeq._irreps_gate import SoftGate
+    from softeq._irreps_products import SoftTensorProduct
     from softeq._param_groups import param_groups
     from softeq._soften import Softened, soften
     from softeq._summary import Summary, summary
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from softeq.prior import Prior, prior_penalty
     from softeq.reps import Rep, Scalar, T, Vector
     from softeq.solve import equivariant_basis, equivariant_projector
-    from softeq.steerable import SoftR2Conv
+    from softeq.steerable import SoftR2Conv, SoftR3Conv
     from softeq.testing import assert_equivariant
 
 __version__ = "0.2.0.dev0"
@@ -54,9 +56,11 @@ __all__ = [
     "SoftGated",
     "SoftLayer",
     "SoftLinear",
+    "SoftO3ExternalLinear",
     "SoftO3Linear",
     "SoftPathways",
     "SoftR2Conv",
+    "SoftR3Conv",
     "SoftTensorProduct",
     "Softened",
     "SofteqError",
@@ -87,10 +91,9 @@ _HOMES = {
         "harden",
         "weight_defect",
     ),
-    "_irreps_products": (
-        "SoftGate",
-        "SoftTensorProduct",
-    ),
+    "_irreps_external": ("SoftO3ExternalLinear",),
+    "_irreps_gate": ("SoftGate",),
+    "_irreps_products": ("SoftTensorProduct",),
     "_param_groups": ("param_groups",),
     "_soften": (
         "Softened",
@@ -137,7 +140,7 @@ _HOMES = {
         "equivariant_basis",
         "equivariant_projector",
     ),
-    "steerable": ("SoftR2Conv",),
+    "steerable": ("SoftR2Conv", "SoftR3Conv"),
     "testing": ("assert_equivariant",),
 }
 """The module of every public name. A module must not bear a public name: importing it would hide the function."""

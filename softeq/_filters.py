@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from softeq._constants import Constants
-from softeq._planar import filters_between, invariants_of
-from softeq._planar_types import PlaneType
+from softeq._grid_filters import filters_between, invariants_of
+from softeq._grid_types import GridType
 
 if TYPE_CHECKING:
     from escnn.group import Representation
@@ -45,7 +45,7 @@ class FilterBasis(nn.Module):
     Args:
         type_in, type_out: the fields, of one group.
         kernel_size, dilation: of the filter, in taps.
-        options: for escnn's ``R2Conv``, see ``softeq._planar.OPTIONS``.
+        options: for escnn's ``R2Conv`` or ``R3Conv``, see ``softeq._grid_filters.OPTIONS``.
 
     Attributes:
         rank: of the basis; a filter is ``sum_n w_n E_n`` and ``||w||`` its Frobenius norm.
@@ -55,8 +55,8 @@ class FilterBasis(nn.Module):
 
     def __init__(
         self,
-        type_in: PlaneType,
-        type_out: PlaneType,
+        type_in: GridType,
+        type_out: GridType,
         kernel_size: int,
         dilation: int,
         options: Mapping[str, Any],
@@ -71,7 +71,7 @@ class FilterBasis(nn.Module):
             for b in range(len(fields_out.kinds))
             for a in range(len(fields_in.kinds))
         }
-        self.shape = (fields_out.size, fields_in.size, kernel_size, kernel_size)
+        self.shape = (fields_out.size, fields_in.size, *[kernel_size] * type_in.gspace.dimensionality)
         self.kinds_in = [(kind.size, n) for kind, n in zip(fields_in.kinds, fields_in.copies, strict=True)]
         self.kinds_out = [(kind.size, n) for kind, n in zip(fields_out.kinds, fields_out.copies, strict=True)]
         self.rank = sum(n * rank for n, _, _, rank in self._blocks())
@@ -100,8 +100,8 @@ class FilterBasis(nn.Module):
         return filters
 
     def expand(self, coordinates: Tensor) -> Tensor:
-        """The filter with these coordinates: ``(rank,)`` to ``(out, in, k, k)``."""
-        taps, found = self.shape[2] * self.shape[3], self.constants.on(coordinates)
+        """The filter with these coordinates: ``(rank,)`` to ``(out, in, *kernel)``."""
+        taps, found = math.prod(self.shape[2:]), self.constants.on(coordinates)
         parts = coordinates.split([n * rank for n, _, _, rank in self._blocks()])
         rows: list[list[Tensor]] = [[] for _ in self.kinds_out]
         for part, (_, b, a, rank) in zip(parts, self._blocks(), strict=True):
@@ -116,7 +116,7 @@ class FilterBasis(nn.Module):
         return self._ordered(whole, "place").view(self.shape)
 
     def coordinates_of(self, filters: Tensor) -> Tensor:
-        """The coordinates of the projection of ``(out, in, k, k)``: ``(rank,)``."""
+        """The coordinates of the projection of ``(out, in, *kernel)``: ``(rank,)``."""
         constants = self.constants.on(filters)
         ordered = self._ordered(filters.flatten(2), "order")
         rows = ordered.split([d * n for d, n in self.kinds_out])
@@ -129,7 +129,7 @@ class FilterBasis(nn.Module):
         return torch.cat(found)
 
     def forward(self, filters: Tensor) -> Tensor:
-        """The nearest equivariant filter in the Frobenius norm, ``(out, in, k, k)``."""
+        """The nearest equivariant filter in the Frobenius norm, ``(out, in, *kernel)``."""
         return self.expand(self.coordinates_of(filters))
 
 
@@ -140,7 +140,7 @@ class BiasBasis(nn.Module):
         rank: how many there are.
     """
 
-    def __init__(self, type_out: PlaneType) -> None:
+    def __init__(self, type_out: GridType) -> None:
         super().__init__()
         self.constants = Constants.of(_biases, type_out)
         self.rank = len(self.constants.exact["rows"])
@@ -155,8 +155,8 @@ class BiasBasis(nn.Module):
 
 
 def _filters(
-    type_in: PlaneType,
-    type_out: PlaneType,
+    type_in: GridType,
+    type_out: GridType,
     kernel_size: int,
     dilation: int,
     options: Sequence[tuple[str, Any]],
@@ -180,6 +180,6 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _biases(type_out: PlaneType) -> dict[str, Tensor]:
+def _biases(type_out: GridType) -> dict[str, Tensor]:
     own = {kind: invariants_of(kind, type_out.gspace) for kind in dict.fromkeys(type_out.representations)}
     return {"rows": torch.block_diag(*(own[rep] for rep in type_out.representations))}

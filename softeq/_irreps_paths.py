@@ -90,6 +90,9 @@ class PathProducts(nn.Module):
             how = "...uvk,...uvw->...wk" if len(path.shape) == 3 else "...uvk,...uv->...uk"
             part = torch.einsum(how, coupled, own.unflatten(-1, path.shape).to(pairs.dtype)) * path.scale
             sums[path.out] = sums[path.out] + part if path.out in sums else part
+        if not sums:
+            batch = torch.broadcast_shapes(x1.shape[:-1], x2.shape[:-1], weight.shape[:-1])
+            return x1.new_zeros(*batch, sum(copies * size for copies, size in self.blocks[2]))
         some = next(iter(sums.values()))
         outputs = [
             sums[i].flatten(-2) if i in sums else some.new_zeros(*some.shape[:-2], copies * size)

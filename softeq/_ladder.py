@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from softeq._block_space import BlockSpace
 from softeq._constants import Build, Constants
-from softeq._planar import orthonormal_rows
+from softeq._grid_filters import orthonormal_rows
 from softeq.errors import SofteqTypeError, SofteqValueError
 
 Levels = Sequence[Tensor]

@@ -10,25 +10,28 @@ from torch import Tensor
 
 from softeq._ladder import Described, Ladder, ladders_of, spaces
 from softeq._nested_groups import checked_groups, labels
+from softeq.errors import SofteqValueError
 from softeq.groups import Group, O
 
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
 
 
-def irreps_ladders(irreps_in: Irreps, irreps_out: Irreps, ladder: Any, *, bias: bool) -> dict[str, Ladder]:
-    """The spaces of a layer's weight ``(out, in)`` and bias ``(out,)`` between irreps, under nested subgroups of O(3).
+def irreps_ladders(irreps_in: Irreps, irreps_out: Irreps, biased: Irreps, ladder: Any) -> dict[str, Ladder]:
+    """The spaces of a layer's weight ``(out, in)`` and bias, ``(biased.dim,)``, under nested subgroups of O(3).
 
     Raises:
-        SofteqTypeError, SofteqValueError: a ladder that is none, or does not begin with O(3).
+        SofteqTypeError, SofteqValueError: a ladder that is none, or does not begin with O(3); empty irreps.
     """
+    if not irreps_in.dim or not irreps_out.dim:
+        raise SofteqValueError(f"ladder: expected None between empty irreps, {irreps_in!r} and {irreps_out!r}")
     with torch.device("cpu"):  # also where a model is built on the meta device
         own = O(3)
     groups = checked_groups(ladder, own, "the irreps")
-    out = str(irreps_out)
-    parts: dict[str, Described] = {"weight": ((irreps_out.dim, irreps_in.dim), (str(irreps_in), out, groups))}
-    if bias:
-        parts["bias"] = (irreps_out.dim,), ("0e", out, groups)
+    shape = irreps_out.dim, irreps_in.dim
+    parts: dict[str, Described] = {"weight": (shape, (str(irreps_in), str(irreps_out), groups))}
+    if biased.dim:
+        parts["bias"] = (biased.dim,), ("0e", str(biased), groups)
     return ladders_of(_irreps_spaces, parts, labels(groups))
 
 

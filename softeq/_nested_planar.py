@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from softeq._filters import BiasBasis, Fields, FilterBasis
+from softeq._grid_filters import filters_between, invariants_of
+from softeq._grid_types import GridType, subgroup_id
 from softeq._ladder import Described, Ladder, ladders_of, rung_names, spaces
-from softeq._planar import filters_between, invariants_of
-from softeq._planar_types import PlaneType
 from softeq.errors import SofteqTypeError, SofteqValueError
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def _subgroups(own: GSpace, ladder: Any, taken: Sequence[str]) -> tuple[Any, ...
     """escnn's names of the rungs' groups as subgroups of the first."""
     from escnn.gspaces import GSpace2D
 
+    if not isinstance(own, GSpace2D):
+        raise SofteqValueError("ladder: expected None over volumes: nested groups are known on the plane alone")
     gspaces = list(ladder) if isinstance(ladder, list | tuple) else []
     for gspace in gspaces:
         if not isinstance(gspace, GSpace2D):
@@ -76,7 +78,7 @@ def _subgroup(larger: GSpace, smaller: GSpace) -> Any:
     n = smaller.rotations_order
     axes: list[Any] = [None, *range(max(larger.rotations_order, 0))]
     if smaller.flips_order and larger.rotations_order == -1:
-        axes.append((smaller._sg_id[0] - larger._sg_id[0]) % (2 * math.pi))
+        axes.append((subgroup_id(smaller)[0] - subgroup_id(larger)[0]) % (2 * math.pi))
     for name in (n, *((axis, n) for axis in axes)):
         try:
             if larger.restrict(name)[0] == smaller:
@@ -95,7 +97,7 @@ def _positions(fields: Fields) -> Iterator[Tensor]:
 
 
 def _filter_spaces(
-    type_in: PlaneType, type_out: PlaneType, kernel_size: int, dilation: int, options: Any, ids: Sequence[Any]
+    type_in: GridType, type_out: GridType, kernel_size: int, dilation: int, options: Any, ids: Sequence[Any]
 ) -> dict[str, Tensor]:
     inputs, outputs = Fields(type_in.representations), Fields(type_out.representations)
     own = {name: list(value) if isinstance(value, tuple) else value for name, value in options}
@@ -115,7 +117,7 @@ def _filter_spaces(
     return spaces(blocks, _SAMPLED)
 
 
-def _bias_spaces(type_out: PlaneType, ids: Sequence[Any]) -> dict[str, Tensor]:
+def _bias_spaces(type_out: GridType, ids: Sequence[Any]) -> dict[str, Tensor]:
     fields, own = Fields(type_out.representations), type_out.gspace
     blocks = []
     for kind, places in zip(fields.kinds, _positions(fields), strict=True):

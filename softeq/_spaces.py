@@ -78,30 +78,30 @@ class IrrepsVectors:
 
 
 @dataclass(frozen=True)
-class PlaneFields:
-    """Fields ``(..., channels, side, side)`` of an escnn type, under what maps the pixel grid to itself."""
+class GridFields:
+    """Fields ``(..., channels, side, side)``, or over a cube, of an escnn type, under what maps the grid to itself."""
 
     type: Any
     side: int
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Standard normal, ``(n, channels, side, side)``."""
-        return _normal((n, self.type.size, self.side, self.side), generator)
+        return _normal((n, self.type.size, *[self.side] * self.type.gspace.dimensionality), generator)
 
     def elements(self, n: int, generator: torch.Generator) -> Sequence[Any]:
         """Quarter turns and flips, as far as they belong to the group."""
-        from softeq._planar import symmetries_of_the_grid
+        from softeq._grid_filters import symmetries_of_the_grid
 
         found = symmetries_of_the_grid(self.type.gspace)
         return [found[int(i)] for i in torch.randint(len(found), (n,), generator=generator)]
 
     def act(self, element: Any, x: Tensor) -> Tensor:
         """The pixels moved, the channels mixed."""
-        from softeq._planar import move_pixels
+        from softeq._grid_filters import move_pixels
 
         g, matrix = element
         blocks = [torch.as_tensor(rep(g), dtype=torch.float64) for rep in self.type.representations]
-        return torch.einsum("oi,ihw->ohw", torch.block_diag(*blocks), move_pixels(x, matrix))
+        return torch.einsum("oi,i...->o...", torch.block_diag(*blocks), move_pixels(x, matrix))
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,8 @@ def spaces_of(layer: Any, inputs: Sequence[Tensor]) -> tuple[tuple[Space, ...], 
         return (IrrepsVectors(layer.irreps_in1), IrrepsVectors(layer.irreps_in2)), IrrepsVectors(layer.irreps_out)
     if hasattr(layer, "in_type") and hasattr(layer, "out_type"):
         side = inputs[0].shape[-1]
-        return (PlaneFields(layer.in_type, side),), PlaneFields(
-            layer.out_type, layer.window.output_size((side, side))[0]
+        return (GridFields(layer.in_type, side),), GridFields(
+            layer.out_type, layer.window.output_size([side] * layer.window.dims)[0]
         )
     if hasattr(layer, "window") and hasattr(layer, "in_channels"):
         return image_shifts(layer, inputs[0])

@@ -122,11 +122,12 @@ class Twins:
             return self.multihead
         return self.attention if isinstance(getattr(module, "qkv", None), nn.Linear) else None
 
-    def steerable(self, name: str, conv: nn.Conv2d, seen: Seen) -> Ways:
+    def steerable(self, name: str, conv: nn.Module, seen: Seen) -> Ways:
         """Split between the filters that commute with the group and the rest."""
-        from softeq.steerable import SoftR2Conv
+        from softeq.steerable import SoftR2Conv, SoftR3Conv
 
-        yield lambda: SoftR2Conv.from_conv(conv, *self.types[name])
+        kind = SoftR3Conv if isinstance(conv, nn.Conv3d | nn.ConvTranspose3d) else SoftR2Conv
+        yield lambda: kind.from_conv(conv, *self.types[name])
 
     def convolution(self, name: str, conv: Any, seen: Seen) -> Ways:
         """With its own padding; of a subclass also with that which keeps ``size / stride``, as TensorFlow's pad."""

@@ -74,6 +74,16 @@ def padding_of(conv: Any) -> tuple[int, ...]:
     return tuple(n // 2 for n in spare)
 
 
+def square_geometry(conv: Any) -> dict[str, int]:
+    """The numbers of a square convolution; raises where they differ between the axes."""
+    sides = {"kernel_size": conv.kernel_size, "stride": conv.stride, "padding": padding_of(conv)}
+    sides |= {"dilation": conv.dilation, "output_padding": conv.output_padding}
+    for name, each in sides.items():
+        if len(set(each)) > 1:
+            raise SofteqValueError(f"conv: expected one {name} for all directions, got {each}")
+    return {name: each[0] for name, each in sides.items()}
+
+
 def times(sizes: Sequence[int]) -> str:
     """Sizes in words: ``3 x 3``."""
     return " x ".join(map(str, sizes))

@@ -2,7 +2,8 @@
 
 escnn (Weiler and Cesa 2019, arXiv 1911.08251) has them on its geometric tensors. Here they need escnn where they are
 built, to know what the fields are, and plain tensors where they run: they compile, export and stay when a network is
-folded. In evaluation mode `FieldBatchNorm` folds to torch's own ``nn.BatchNorm2d``.
+folded. In evaluation mode `FieldBatchNorm` folds to torch's own ``nn.BatchNorm2d``. Fields over space are taken too:
+``(N, C, D, H, W)`` for ``(N, C, H, W)``, ``nn.BatchNorm3d`` for ``nn.BatchNorm2d``.
 
 They commute with the group where its matrices are orthogonal, as those of all of escnn's named representations are:
 they use a field's length alone, and its invariant part, which the group leaves where it is. A field without a part in
@@ -20,8 +21,8 @@ from torch.nn import functional as F
 
 from softeq._constants import Constants
 from softeq._filters import BiasBasis
-from softeq._planar import field_type
-from softeq._planar_types import PlaneType
+from softeq._grid_filters import field_type
+from softeq._grid_types import GridType
 from softeq.errors import SofteqTypeError, SofteqValueError
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class _OnFields(nn.Module):
     def __init__(self, in_type: FieldType) -> None:
         super().__init__()
         field_type(in_type, "in_type")
-        self.in_type = PlaneType(in_type.gspace, in_type.representations)
+        self.in_type = GridType(in_type.gspace, in_type.representations)
         self.sizes = tuple(int(rep.size) for rep in self.in_type.representations)
-        self.fields, self.channels = len(self.sizes), sum(self.sizes)
+        self.fields, self.channels, self.dims = len(self.sizes), sum(self.sizes), in_type.gspace.dimensionality
+        self.positions = tuple(range(2, 2 + self.dims))
         self.constants = Constants.of(_places, self.sizes)
 
     def summed(self, x: Tensor, dim: int) -> Tensor:
@@ -59,11 +61,14 @@ class _OnFields(nn.Module):
         """The input as a batch ``(N, C, H, W)``; raises where it is no such tensor."""
         if not isinstance(x, Tensor):
             raise SofteqTypeError(f"x: expected a tensor (of a geometric one its .tensor), got {type(x).__name__}")
-        if not x.is_floating_point() or x.dim() not in (3, 4) or x.shape[-3] != self.channels:
-            raise SofteqValueError(
-                f"x: expected floating numbers of shape (N, {self.channels}, H, W), got {x.dtype} {tuple(x.shape)}"
-            )
-        return x if x.dim() == 4 else x[None]
+        if not x.is_floating_point() or x.dim() - self.dims not in (1, 2) or x.shape[-self.dims - 1] != self.channels:
+            wanted = ", ".join(["N", str(self.channels), *"DHW"[-self.dims :]])
+            raise SofteqValueError(f"x: expected floating numbers of shape ({wanted}), got {x.dtype} {tuple(x.shape)}")
+        return x if x.dim() == self.dims + 2 else x[None]
+
+    def everywhere(self, x: Tensor) -> Tensor:
+        """Numbers of channels ``(..., C)`` with axes for the positions."""
+        return x.view(*x.shape, *[1] * self.dims)
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""
@@ -109,18 +114,19 @@ class FieldBatchNorm(_OnFields):
         batch = self.checked(x)
         mean, variance = self._statistics(batch) if self.training else (self.running_mean, self.running_var)
         scale, shift = self._affine(mean, variance)
-        y = batch * scale.to(batch.dtype)[:, None, None] + shift.to(batch.dtype)[:, None, None]
-        return y if x.dim() == 4 else y[0]
+        scale, shift = (self.everywhere(part.to(batch.dtype)) for part in (scale, shift))
+        y = batch * scale + shift
+        return y if x.dim() == self.dims + 2 else y[0]
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """This batch's mean, by coordinates in the invariant part ``(rank,)``, and variance ``(F,)``; kept too."""
-        count = x.shape[0] * x.shape[2] * x.shape[3]
+        count = x[:, 0].numel()
         if count < 2:
             raise SofteqValueError(f"x: expected several values per channel in training, got shape {tuple(x.shape)}")
         wide = x.to(self.running_var.dtype)
-        mean = self.invariants.coordinates_of(wide.mean((0, 2, 3)))
-        centred = wide - self.invariants.expand(mean)[:, None, None]
-        total = self.summed(centred.square().sum((0, 2, 3)), 0)
+        mean = self.invariants.coordinates_of(wide.mean((0, *self.positions)))
+        centred = wide - self.everywhere(self.invariants.expand(mean))
+        total = self.summed(centred.square().sum((0, *self.positions)), 0)
         # A mean in r directions uses up r of a field's numbers, once over the whole batch.
         variance = total / (count * self.counts(total))
         with torch.no_grad():
@@ -143,7 +149,8 @@ class FieldBatchNorm(_OnFields):
         with torch.no_grad():
             scale, shift = self._affine(self.running_mean, self.running_var)
             mean, variance = self.invariants.expand(self.running_mean), self.spread(self.running_var, 0)
-        plain = nn.BatchNorm2d(self.channels, eps=self.eps, momentum=self.momentum, device=scale.device)
+        kind = nn.BatchNorm2d if self.dims == 2 else nn.BatchNorm3d
+        plain = kind(self.channels, eps=self.eps, momentum=self.momentum, device=scale.device)
         plain = plain.to(scale.dtype).eval()
         found = {"weight": scale * (variance + self.eps).sqrt(), "bias": shift + mean * scale}
         plain.load_state_dict(found | {"running_mean": mean, "running_var": variance}, strict=False)
@@ -173,11 +180,11 @@ class FieldNorm(_OnFields):
         """``(N, C, H, W)``, or without N, to the same shape."""
         batch = self.checked(x)
         wide = batch.to(torch.promote_types(batch.dtype, torch.float32))
-        square = self.summed(wide.square().mean((2, 3)), 1) / self.counts(wide)
+        square = self.summed(wide.square().mean(self.positions), 1) / self.counts(wide)
         factor = (square + self.eps).rsqrt()
         factor = factor if self.weight is None else factor * self.weight
-        y = batch * self.spread(factor, 1).to(batch.dtype)[:, :, None, None]
-        return y if x.dim() == 4 else y[0]
+        y = batch * self.everywhere(self.spread(factor, 1).to(batch.dtype))
+        return y if x.dim() == self.dims + 2 else y[0]
 
 
 class FieldMaxPool(_OnFields):
@@ -204,10 +211,11 @@ class FieldMaxPool(_OnFields):
         """``(N, C, H, W)``, or without N, to ``(N, C, H', W')``."""
         batch = self.checked(x)
         lengths = self.summed(batch.square(), 1)
-        pooled, where = F.max_pool2d(lengths, self.kernel_size, self.stride, self.padding, return_indices=True)
+        pool = F.max_pool2d if self.dims == 2 else F.max_pool3d
+        pooled, where = pool(lengths, self.kernel_size, self.stride, self.padding, return_indices=True)
         places = self.spread(where.flatten(2), 1)
         y = batch.flatten(2).gather(2, places).unflatten(2, pooled.shape[2:])
-        return y if x.dim() == 4 else y[0]
+        return y if x.dim() == self.dims + 2 else y[0]
 
 
 class FieldDropout(_OnFields):
@@ -231,8 +239,8 @@ class FieldDropout(_OnFields):
         if not self.training or self.p == 0:
             return x
         kept = F.dropout(batch.new_ones(batch.shape[0], self.fields), self.p)
-        y = batch * self.spread(kept, 1)[:, :, None, None]
-        return y if x.dim() == 4 else y[0]
+        y = batch * self.everywhere(self.spread(kept, 1))
+        return y if x.dim() == self.dims + 2 else y[0]
 
 
 def _places(sizes: tuple[int, ...]) -> dict[str, Tensor]:

@@ -42,19 +42,16 @@ def as_irreps(value: Any, name: str) -> Irreps:
 
     Raises:
         MissingExtraError: e3nn is not installed.
-        SofteqValueError: no irreps, or irreps without a coordinate.
+        SofteqValueError: no irreps.
     """
     try:
         from e3nn import o3
     except ImportError as error:
         raise MissingExtraError("irreps need e3nn: pip install 'softeq[e3nn]'") from error
     try:
-        irreps = o3.Irreps(value)
+        return o3.Irreps(value)
     except (ValueError, TypeError, AssertionError) as error:
         raise SofteqValueError(f"{name}: expected irreps such as '8x0e + 4x1o', got {value!r}") from error
-    if irreps.dim == 0:
-        raise SofteqValueError(f"{name}: expected at least one coordinate, got {value!r}")
-    return irreps
 
 
 def check_irreps_width(x: Tensor, irreps: Irreps, name: str = "x") -> None:
@@ -137,7 +134,8 @@ class SoftO3Linear(MergedLayer):
         irreps_in, irreps_out: e3nn ``Irreps`` or text, of input ``(..., irreps_in.dim)`` and output
             ``(..., irreps_out.dim)``, in e3nn's layout; the same irrep may occur in several places.
         constraint: ``"soft"``, ``"hard"`` (what e3nn's ``o3.Linear`` computes) or ``"none"``.
-        bias: whether there is a bias; its equivariant part is on the even scalars (``0e``) alone.
+        bias: whether there is a bias, or a list that says so of each block of ``irreps_out``. Its equivariant part is
+            on the even scalars (``0e``) alone; a hard layer refuses a list that asks for more.
         ladder: nested subgroups of O(3), that one first, e.g. ``[O(3), O2eR3()]``: between the two pathways there is
             one for each further group, under its name: maps that the groups before do not allow, in coordinates.
 
@@ -146,7 +144,10 @@ class SoftO3Linear(MergedLayer):
 
     Initialisation: every output coordinate starts with the variance that ``nn.Linear`` gives, 1/3 of the mean square
     input; e3nn's own start is the square root of 3 larger. The residual pathway starts at 1e-3 of a dense layer. An
-    output irrep that the input lacks is zero in the hard layer and comes from the residual pathway alone.
+    output irrep that the input lacks is zero in the hard layer and comes from the residual pathway alone. Without
+    coordinates in the input (``"0x0e"``, ``""``) the output is the bias.
+
+    For weights that come with each call, one set for all samples or one for each, see `SoftO3ExternalLinear`.
 
     Raises:
         MissingExtraError: e3nn is not installed.
@@ -160,7 +161,7 @@ class SoftO3Linear(MergedLayer):
         irreps_out: Any,
         *,
         constraint: str = "soft",
-        bias: bool = True,
+        bias: bool | Sequence[bool] = True,
         ladder: Sequence[Group] | None = None,
     ) -> None:
         super().__init__()
@@ -169,9 +170,11 @@ class SoftO3Linear(MergedLayer):
         self.in_features, self.out_features = self.irreps_in.dim, self.irreps_out.dim
         self.constraint = constraint
         self.projector = IrrepsProjector(self.irreps_in, self.irreps_out)
-        self.bias_projector = IrrepsProjector(as_irreps("0e", "bias"), self.irreps_out) if bias else None
-        bound = 1 / math.sqrt(self.in_features)
-        if EQUIVARIANT in names and not self.projector.rank:
+        biased, places = _biased(self.irreps_out, bias, hard=RESIDUAL not in names)
+        self.bias_projector = IrrepsProjector(as_irreps("0e", "bias"), biased) if places else None
+        self.bias_places = Constants.of(_places, places) if 0 < len(places) < self.out_features else None
+        bound = 1 / math.sqrt(max(self.in_features, 1))
+        if EQUIVARIANT in names and not self.projector.rank and self.in_features and self.out_features:
             raise no_equivariant_map(self.irreps_in, self.irreps_out)
         if EQUIVARIANT in names:
             normal = torch.randn(self.projector.rank)
@@ -179,13 +182,19 @@ class SoftO3Linear(MergedLayer):
             offset = _uniform(self.bias_projector.rank, bound) if self.bias_projector is not None else None
             self.pathways[EQUIVARIANT] = Weights(weight, offset)
         factor = bound * (1.0 if len(names) == 1 else RESIDUAL_START)
-        ladders = None if ladder is None else irreps_ladders(self.irreps_in, self.irreps_out, ladder, bias=bias)
+        ladders = None if ladder is None else irreps_ladders(self.irreps_in, self.irreps_out, biased, ladder)
         if ladders is not None and constraint == "soft":
             self.ladders = ladders
         for name in (*self.rungs, *(name for name in names if name == RESIDUAL)):
             weight = part_of(self.ladders, name, "weight", _uniform((self.out_features, self.in_features), factor))
-            offset = part_of(self.ladders, name, "bias", _uniform((self.out_features,), factor)) if bias else None
+            offset = part_of(self.ladders, name, "bias", _uniform((len(places),), factor)) if places else None
             self.pathways[name] = Weights(weight, offset)
+
+    def _merged_part(self, part: str) -> Tensor | None:
+        merged = super()._merged_part(part)
+        if part == "weight" or merged is None or self.bias_places is None:
+            return merged
+        return merged.new_zeros(self.out_features).index_copy(0, self.bias_places.on(merged)["places"], merged)
 
     @property
     def signature(self) -> str:
@@ -245,6 +254,32 @@ class SoftO3Linear(MergedLayer):
     def extra_repr(self) -> str:
         """For ``print(model)``."""
         return f"{self.irreps_in} -> {self.irreps_out}, constraint={self.constraint!r}{described(self.ladders)}"
+
+
+def _biased(irreps_out: Irreps, bias: Any, *, hard: bool) -> tuple[Irreps, tuple[int, ...]]:
+    """The irreps of an output that have a bias, and their coordinates.
+
+    Raises:
+        SofteqTypeError: neither a bool nor a list of them.
+        SofteqValueError: a list of another length; in a hard layer, a block with a bias that is no even scalar.
+    """
+    flags = [bias] * len(irreps_out) if isinstance(bias, bool) else bias
+    if not isinstance(flags, list | tuple) or not all(isinstance(flag, bool) for flag in flags):
+        raise SofteqTypeError(f"bias: expected True, False, or a list of them, got {bias!r}")
+    if len(flags) != len(irreps_out):
+        raise SofteqValueError(f"bias: expected one of True and False per block of {irreps_out}, got {bias!r}")
+    chosen = [(block, where) for block, where, flag in zip(irreps_out, irreps_out.slices(), flags, strict=True) if flag]
+    for (_, kind), _ in chosen if hard and flags is bias else ():
+        if not (kind.l == 0 and kind.p == 1):
+            raise SofteqValueError(
+                f"bias: expected False for {kind} in a hard layer, as only zero is equivariant there, got {bias!r}"
+            )
+    places = tuple(place for _, where in chosen for place in range(where.start, where.stop))
+    return as_irreps([block for block, _ in chosen], "irreps_out"), places
+
+
+def _places(places: tuple[int, ...]) -> dict[str, Tensor]:
+    return {"places": torch.tensor(places)}
 
 
 def _uniform(shape: int | tuple[int, ...], bound: float) -> Tensor:

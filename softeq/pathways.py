@@ -191,12 +191,16 @@ class MergedLayer(SoftLayer):
         weight = self._merged_part("weight")
         if weight is None:
             raise SofteqValueError(f"{type(self).__name__} has no pathway left: build it again with its constraint")
-        return weight
+        return self.laid_out(weight)
 
     @property
     def bias(self) -> Tensor | None:
         """The bias of the plain layer that this one equals; ``None`` without one."""
         return self._merged_part("bias")
+
+    def laid_out(self, weight: Tensor) -> Tensor:
+        """The pathways' merged weight in the layout of the plain layer; theirs by default."""
+        return weight
 
     def _merged_part(self, part: str) -> Tensor | None:
         own, free = (getattr(self.pathway(name), part, None) for name in PATHWAYS)
@@ -239,7 +243,8 @@ class MergedLayer(SoftLayer):
     @torch.no_grad()
     def rung_defects(self) -> dict[str, float]:
         """Per rung ``||W - P(W)|| / ||W||``, P onto all that is equivariant under that rung's group; in float64."""
-        weight = self.weight.double()
+        weight: Any = self._merged_part("weight")
+        weight = weight.double()
         nearest = {rung: self.ladders["weight"].within[rung].nearest(weight) for rung in self.rungs}
         return {rung: relative_defect((weight - w).square().sum(), w.square().sum()) for rung, w in nearest.items()}
 

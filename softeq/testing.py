@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softeq._spaces import Invariant, PlaneFields, Shifts, Space, TokenShifts, as_space, check_spaces
+from softeq._spaces import GridFields, Invariant, Shifts, Space, TokenShifts, as_space, check_spaces
 from softeq.errors import SofteqTypeError, SofteqValueError
 
 __all__ = [
     "TOLERANCES",
+    "GridFields",
     "Invariant",
-    "PlaneFields",
     "Shifts",
     "Space",
     "TokenShifts",
@@ -103,7 +103,7 @@ def assert_equivariant(
     Args:
         function: a module or any callable; a module is tested on its own device and in its own dtype.
         rep_in, rep_out: how inputs and outputs are transformed: representations bound to one group; e3nn irreps or
-            their text; `PlaneFields` of an escnn type, `Shifts` of images, `TokenShifts`, or your own `Space`. A tuple
+            their text; `GridFields` of an escnn type, `Shifts` of images, `TokenShifts`, or your own `Space`. A tuple
             of spaces for a function of several inputs, `Invariant` for those that the group leaves alone.
         samples: how many pairs of an input and a group element.
         dtype: of the inputs; ``None`` takes the module's, float64 for a callable without parameters.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-NEEDS = {"flow": "escnn", "irreps": "e3nn", "molecules": "e3nn"}
+NEEDS = {"flow": "escnn", "volumes": "escnn", "irreps": "e3nn", "molecules": "e3nn"}
 
 
 def load(path: Path):

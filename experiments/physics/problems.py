@@ -19,14 +19,11 @@ from softeq.experiments.training.arms import ASSUMED, TRUE
 from softeq.experiments.training.comparison import Point
 from softeq.experiments.training.regression import RegressionTask
 from softeq.experiments.training.task import Task
-from softeq.groups import SL, Group, O, O2eR3
+from softeq.groups import named
 from softeq.models.dynamics import SoftEMLP
 from softeq.models.hamiltonian import HNN, Trajectories, integrate
 from softeq.models.mlp import MLP, matched_channels
 from softeq.reps import Rep, Scalar, T, Vector
-
-GROUPS: dict[str, Callable[[], Group]] = {"O(3)": lambda: O(3), "SL(3)": lambda: SL(3), "O2eR3": O2eR3}
-"""The groups that experiments assume, by the name in a configuration."""
 
 # Far below any network's error: 1e-19 against the true motion, where a network reaches 1e-4.
 _TRUTH_STEP = 0.01
@@ -103,21 +100,21 @@ def representations(kind: str, group: str, *, causes: bool = False) -> tuple[Rep
 
     Args:
         kind: ``"inertia"`` or ``"pendulum"``.
-        group: a key of `GROUPS`.
+        group: of matrices of space, by a name that `softeq.groups.named` reads: ``"O(3)"``, ``"O2eR3"``.
         causes: with one more vector, the cause of the breaking.
 
     Raises:
-        SofteqValueError: for an unknown kind or group.
+        SofteqValueError: for an unknown kind, or a group of another space or none.
     """
-    if group not in GROUPS:
-        raise SofteqValueError(f"group: expected one of {', '.join(GROUPS)}, got {group!r}")
+    bound = named(group)
+    if bound.d != 3:
+        raise SofteqValueError(f"group: expected matrices of space, 3 x 3, got {bound}, of {bound.d} x {bound.d}")
     if kind == "inertia":
         rep_in, rep_out = inertia.BODIES * Scalar + inertia.BODIES * Vector, T(2)
     elif kind == "pendulum":
         rep_in, rep_out = 4 * Vector, Scalar
     else:
         raise SofteqValueError(f"kind: expected inertia or pendulum, got {kind!r}")
-    bound = GROUPS[group]()
     return (rep_in + Vector if causes else rep_in)(bound), rep_out(bound)
 
 

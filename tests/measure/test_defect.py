@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from softeq import Scalar, T, Vector
-from softeq._planar import escnn_at_work
+from softeq._grid_filters import escnn_at_work
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.groups import SO, Cyclic, Dihedral, Lorentz, O, Permutation, SO13p, Z
 from softeq.measure.defect import (

@@ -18,9 +18,11 @@ from softeq import (
     SoftGate,
     SoftGated,
     SoftLinear,
+    SoftO3ExternalLinear,
     SoftO3Linear,
     SoftPathways,
     SoftR2Conv,
+    SoftR3Conv,
     SoftTensorProduct,
     T,
     Vector,
@@ -38,6 +40,8 @@ UNSORTED = (Vector + Scalar + Vector)(O(3))
 BOOSTED = (Scalar + Vector)(Lorentz()), (Vector + T(1, 1))(Lorentz())
 D4, C4 = gspaces.flipRot2dOnR2(4), gspaces.rot2dOnR2(4)
 MIXED = FieldType(D4, [D4.trivial_repr, D4.regular_repr]), FieldType(D4, [D4.regular_repr, D4.irrep(1, 1)])
+SO3 = gspaces.rot3dOnR3()
+SOLID = FieldType(SO3, [SO3.trivial_repr, SO3.irrep(1)])
 PAIRS = FieldType(C4, [C4.irrep(1), C4.irrep(1)])
 ROUND = {"padding": 1, "padding_mode": "circular"}
 PADDED = {"size": (6, 5), "padding": 1}
@@ -67,6 +71,7 @@ SPACES = {
         (Channels(IRREPS), IrrepsVectors(IRREPS), PerPath((3, 8))),
         Channels(as_irreps("0e+1o+1o+0e", "irreps")),
     ),
+    "SoftO3ExternalLinear, weights from outside": (("2x0e+1o", Invariant((5,))), "2x0e+1o"),
     "SoftTensorProduct, weights from outside": (("2x0e+1o", "0e+1o", Invariant((6,))), "0e+1o"),
 }
 
@@ -115,6 +120,12 @@ LAYERS = {
     "SoftR2Conv": (lambda c: SoftR2Conv(*MIXED, 3, padding=1, constraint=c), [(2, 9, 5, 5)]),
     "SoftR2Conv, groups": (lambda c: SoftR2Conv(PAIRS, PAIRS, 3, groups=2, constraint=c), [(2, 4, 5, 5)]),
     "SoftR2Conv, ladder": (lambda c: SoftR2Conv(*MIXED, 3, padding=1, constraint=c, ladder=[D4, C4]), [(2, 9, 5, 5)]),
+    "SoftR2Conv, transposed": (
+        lambda c: SoftR2Conv(*MIXED, 4, stride=2, padding=1, transposed=True, constraint=c),
+        [(2, 9, 3, 3)],
+    ),
+    "SoftR2Conv, pointwise": (lambda c: SoftR2Conv(*MIXED, 1, constraint=c), [(2, 9, 4, 4)]),
+    "SoftR3Conv": (lambda c: SoftR3Conv(SOLID, SOLID, 3, padding=1, constraint=c), [(2, 4, 3, 3, 3)]),
     "SoftAttention": (lambda c: SoftAttention(8, 2, size=(3, 2), prefix=1, constraint=c), [(2, 7, 8)]),
     "SoftAttention, periodic": (
         lambda c: SoftAttention(8, 2, size=(3, 2), periodic=True, residual="lowrank", constraint=c),
@@ -124,6 +135,22 @@ LAYERS = {
     "SoftO3Linear, ladder": (
         lambda c: SoftO3Linear("2x0e+1o+2e", "3x0e+2x1o", constraint=c, ladder=[O(3), O2eR3(), SO2eR3()]),
         [(4, 10)],
+    ),
+    "SoftO3Linear, bias per block": (
+        lambda c: SoftO3Linear("2x0e+1o", "2x0e+1o+0e", bias=[True, c != "hard", False], constraint=c),
+        [(4, 5)],
+    ),
+    "SoftO3ExternalLinear, weights from outside": (
+        lambda c: SoftO3ExternalLinear("2x0e+1o", "2x0e+1o", constraint=c),
+        [(4, 5), (4, 5)],
+    ),
+    "SoftGate, odd": (
+        lambda c: SoftGate("2x0e+1o+0o", odd="tanh", normalised=True, constraint=c),
+        [(4, 7)],
+    ),
+    "SoftTensorProduct, not reached": (
+        lambda c: SoftTensorProduct("2x0e+1o", "0e", "2x0e+1e", constraint=c),
+        [(4, 5), (4, 1)],
     ),
     "SoftGate": (lambda c: SoftGate("2x0e+1o+0o", constraint=c), [(4, 8)]),
     "SoftTensorProduct": (
@@ -151,7 +178,7 @@ def build(name, constraint):
     torch.manual_seed(0)
     layer = make(constraint)
     if name.endswith("outside") and constraint == "none":
-        shapes = shapes[:2]
+        shapes = shapes[:-1]
     return layer, tuple(torch.randn(shape) for shape in shapes)
 
 

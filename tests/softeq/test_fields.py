@@ -151,3 +151,21 @@ def test_an_image_without_a_batch(fields):
 def test_bad_input(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_fields_over_space_are_taken_too():
+    space = gspaces.rot2dOnR3(4)
+    fields = FieldType(space, [space.trivial_repr, space.regular_repr])
+    element = space.fibergroup.element(1)
+    layers = FieldBatchNorm(fields), FieldNorm(fields), FieldMaxPool(fields, 2), FieldDropout(fields).eval()
+    x = torch.randn(3, fields.size, 4, 4, 4, dtype=torch.float64) + 0.7
+    for layer in layers:
+        layer = layer.double()
+        moved = layer(fields(x).transform(element).tensor)
+        assert torch.allclose(moved, fields(layer(x)).transform(element).tensor, atol=1e-6)
+        assert layer(x[0]).dim() == 4
+    plain = softeq.fold(nn.Sequential(layers[0]).eval())[0]
+    assert type(plain) is nn.BatchNorm3d
+    assert torch.allclose(plain(x), layers[0](x))
+    with pytest.raises(SofteqValueError, match=r"shape \(N, 5, D, H, W\)"):
+        layers[0](x[:, :, 0])

@@ -11,8 +11,8 @@ with warnings.catch_warnings():
     from escnn import gspaces
 
 from softeq._filters import BiasBasis, FilterBasis
-from softeq._planar import escnn_at_work, filters_between, orthonormal_rows
-from softeq._planar_types import PlaneType
+from softeq._grid_filters import escnn_at_work, filters_between, orthonormal_rows
+from softeq._grid_types import GridType
 
 DOUBLE = {"dtype": torch.float64}
 TIGHT = {"atol": 1e-9, "rtol": 1e-9}
@@ -38,7 +38,7 @@ def kinds(name):
 def basis_of(name, kernel_size=5, dilation=1, **options):
     space, representations = kinds(name)
     return FilterBasis(
-        PlaneType(space, representations[::-1]), PlaneType(space, representations), kernel_size, dilation, options
+        GridType(space, representations[::-1]), GridType(space, representations), kernel_size, dilation, options
     ).double()
 
 
@@ -76,7 +76,7 @@ def test_the_basis_is_orthonormal_and_the_projection_orthogonal(name):
 @pytest.mark.parametrize("name", SPACES)
 def test_the_biases_are_those_of_escnn(name):
     space, representations = kinds(name)
-    basis, theirs = BiasBasis(PlaneType(space, representations)).double(), r2conv(name, 3)
+    basis, theirs = BiasBasis(GridType(space, representations)).double(), r2conv(name, 3)
     assert basis.rank == theirs.bias.numel()
     with torch.no_grad():
         theirs.bias.normal_()
@@ -118,7 +118,7 @@ def test_no_filter_between_two_fields_is_an_empty_block():
     found = filters_between(space.trivial_repr, space.irrep(1), space, 1, 1, {})
     assert found.shape == (0, 2, 1, 1, 1)
     basis = FilterBasis(
-        PlaneType(space, [space.trivial_repr]), PlaneType(space, [space.irrep(1), space.trivial_repr]), 1, 1, {}
+        GridType(space, [space.trivial_repr]), GridType(space, [space.irrep(1), space.trivial_repr]), 1, 1, {}
     )
     expanded = basis.expand(torch.ones(basis.rank))
     assert expanded[:2].abs().max() == 0

@@ -190,7 +190,7 @@ class TestSoftO3Linear:
         assert int((hard.bias != 0).sum()) == 4
         assert SoftO3Linear(IN, OUT, bias=False).bias is None
 
-    @pytest.mark.parametrize("bad", ["3x9z", "", 7.5, "0x0e"])
+    @pytest.mark.parametrize("bad", ["3x9z", 7.5])
     def test_bad_irreps(self, bad):
         with pytest.raises(SofteqValueError, match="irreps_in"):
             SoftO3Linear(bad, "1x0e")
@@ -205,3 +205,51 @@ class TestSoftO3Linear:
         monkeypatch.setitem(sys.modules, "e3nn", None)
         with pytest.raises(MissingExtraError, match=r"softeq\[e3nn\]"):
             SoftO3Linear("1x0e", "1x0e")
+
+
+class TestBiasPerBlock:
+    BIAS = (False, True, True, False)  # of OUT = "2x1o + 4x0e + 1x2e + 1x1e"
+
+    def test_the_blocks_that_ask_for_one_have_one(self):
+        soft = SoftO3Linear(IN, OUT, bias=self.BIAS)
+        assert soft.pathways["equivariant"].bias.shape == (4,)
+        assert soft.pathways["residual"].bias.shape == (9,)
+        where = torch.zeros(OUT.dim, dtype=torch.bool)
+        where[6:15] = True
+        assert bool((soft.bias != 0)[where].all())
+        assert not soft.bias[~where].any()
+        x = torch.randn(3, IN.dim)
+        torch.testing.assert_close(fold(soft)(x), soft(x))
+        torch.testing.assert_close(soft(torch.zeros_like(x)), soft.bias.expand(3, -1))
+
+    def test_hard_is_e3nn_s_with_the_same_biases(self):
+        flags = [False, True, False, False]
+        theirs = o3.Linear(IN, OUT, biases=flags)
+        with torch.no_grad():
+            theirs.bias.normal_()
+        ours = SoftO3Linear.from_e3nn(theirs, constraint="hard")
+        x = torch.randn(3, IN.dim)
+        torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+        hard = SoftO3Linear(IN, OUT, bias=flags, constraint="hard")
+        assert hard.pathways["equivariant"].bias.shape == theirs.bias.shape
+        partly = SoftO3Linear("0e", "0e + 0e", bias=[True, False], constraint="hard")
+        assert (partly.bias != 0).tolist() == [True, False]
+
+    def test_a_ladder_s_biases_are_on_the_same_blocks(self):
+        from softeq.groups import O, O2eR3
+
+        soft = SoftO3Linear("0e", "1o + 0e", bias=[True, False], ladder=[O(3), O2eR3()])
+        assert {name: p.bias.shape[0] for name, p in soft.pathways.items()} == {
+            "equivariant": 0,
+            "O2eR3": 1,
+            "residual": 3,
+        }
+        assert not soft.bias[3:].any()
+
+    def test_what_is_no_list_of_blocks_is_refused(self):
+        with pytest.raises(SofteqTypeError, match="bias: expected True, False, or a list of them"):
+            SoftO3Linear(IN, OUT, bias=[1, 0, 1, 0])
+        with pytest.raises(SofteqValueError, match="bias: expected one of True and False per block"):
+            SoftO3Linear(IN, OUT, bias=[True])
+        with pytest.raises(SofteqValueError, match="bias: expected False for 2e in a hard layer"):
+            SoftO3Linear(IN, OUT, bias=self.BIAS, constraint="hard")

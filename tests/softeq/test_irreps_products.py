@@ -1,4 +1,4 @@
-"""Soft gates and tensor products of irreps."""
+"""Soft tensor products of irreps."""
 
 import copy
 
@@ -8,8 +8,8 @@ from e3nn import o3
 from torch import nn
 
 from softeq import Prior, fold, harden, prior_penalty
-from softeq._irreps_products import SoftGate, SoftTensorProduct
-from softeq.errors import SofteqValueError
+from softeq._irreps_products import SoftTensorProduct
+from softeq.errors import SofteqTypeError, SofteqValueError
 
 ONE, TWO, WANTED = "4x0e + 3x1o", "1x0e + 1x1o + 1x2e", "4x0e + 2x1o + 2x2e"
 
@@ -41,42 +41,6 @@ def turned(function, irreps_in, irreps_out, *inputs):
         expected = function(*inputs) @ o3.Irreps(irreps_out).D_from_matrix(r).T
         worst = max(worst, float((moved - expected).abs().max() / expected.abs().max()))
     return worst
-
-
-class TestSoftGate:
-    IRREPS = "4x0e + 2x0o + 3x1o + 1x2e"
-
-    def test_the_input_has_a_gate_for_all_but_even_scalars(self):
-        assert SoftGate(self.IRREPS).irreps_in == o3.Irreps("6x0e + 4x0e + 2x0o + 3x1o + 1x2e")
-        assert SoftGate("3x0e").irreps_in == o3.Irreps("3x0e")
-
-    def test_hard_is_equivariant_and_none_is_not(self):
-        hard = SoftGate(self.IRREPS, constraint="hard")
-        x = torch.randn(5, hard.irreps_in.dim, dtype=torch.float64)
-        assert turned(hard, [hard.irreps_in], self.IRREPS, x) < 1e-9
-        assert turned(SoftGate(self.IRREPS, constraint="none").double(), [hard.irreps_in], self.IRREPS, x) > 0.1
-        assert 1e-6 < turned(SoftGate(self.IRREPS).double(), [hard.irreps_in], self.IRREPS, x) < 0.05
-
-    def test_the_formula(self):
-        gate = SoftGate("1x0e + 1x1o").double()
-        g, s, *v = torch.randn(5, dtype=torch.float64)
-        y = gate(torch.stack([g, s, *v]))
-        swish = lambda z: z * torch.sigmoid(z)
-        expected = torch.stack([swish(s), *(torch.sigmoid(g) * z for z in v)])
-        torch.testing.assert_close(y, expected + 1e-3 * swish(torch.stack([s, *v])))
-
-    def test_contract(self):
-        gate = SoftGate(self.IRREPS)
-        x = torch.randn(2, gate.irreps_in.dim)
-        torch.testing.assert_close(fold(gate)(x), gate(x))
-        assert list(harden(gate).parameters()) == []
-        torch.testing.assert_close(
-            prior_penalty(gate, Prior(residual=2.0)), gate.pathways["residual"].weight.square().sum()
-        )
-        with pytest.raises(SofteqValueError, match="x: expected shape"):
-            gate(torch.randn(2, 3))
-        with pytest.raises(SofteqValueError, match="no equivariant pathway"):
-            harden(SoftGate(self.IRREPS, constraint="none"))
 
 
 class TestSoftTensorProduct:
@@ -132,10 +96,9 @@ class TestSoftTensorProduct:
             SoftTensorProduct(ONE, TWO, WANTED, kind="half")
         with pytest.raises(SofteqValueError, match="rank"):
             SoftTensorProduct(ONE, TWO, WANTED, rank=0)
-        with pytest.raises(SofteqValueError, match="no map but zero"):
-            SoftTensorProduct("1x0e", "1x0e", "1x1o")
-        with pytest.raises(SofteqValueError, match="no map but zero"):
-            SoftTensorProduct("1x0e", "1x0e", "1x1o", kind="channelwise")
+        for kind in ("full", "channelwise"):
+            with pytest.raises(SofteqValueError, match="no map but zero"):
+                SoftTensorProduct("1x0e", "1x0e", "1x1o", kind=kind, constraint="hard")
         soft = SoftTensorProduct(ONE, TWO, WANTED)
         with pytest.raises(SofteqValueError, match="x2: expected shape"):
             soft(torch.randn(2, 13), torch.randn(2, 8))
@@ -144,6 +107,35 @@ class TestSoftTensorProduct:
         outside = SoftTensorProduct(ONE, TWO, WANTED, external_weights=True)
         with pytest.raises(SofteqValueError, match="got none"):
             outside(torch.randn(2, 13), torch.randn(2, 9))
+        with pytest.raises(SofteqValueError, match=r"weight: expected shape \(..., \d+\), or .* got \(2, 4\)"):
+            outside(torch.randn(2, 13), torch.randn(2, 9), torch.randn(2, 4))
+        with pytest.raises(SofteqTypeError, match="weight: expected real floating-point numbers"):
+            outside(torch.randn(2, 13), torch.randn(2, 9), torch.ones(outside.weight_numel, dtype=torch.long))
+
+    @pytest.mark.parametrize("kind", ["full", "channelwise"])
+    def test_what_no_product_reaches_comes_from_the_residual(self, kind):
+        x1, x2 = torch.randn(2, 4, 2).unbind()
+        for constraint in ("soft", "none"):
+            layer = SoftTensorProduct("2x0e", "2x0e", "3x1o", kind=kind, constraint=constraint)
+            y = layer(x1, x2)
+            assert (y.shape, layer.irreps_out, layer.weight_numel) == ((4, 9), o3.Irreps("3x1o"), 0)
+            torch.testing.assert_close(y, layer.pathways["residual"](x1, x2))
+            assert y.norm() > 1e-6
+        soft = SoftTensorProduct("2x0e", "2x0e", "3x1o", kind=kind)
+        with pytest.raises(SofteqValueError, match="no map but zero"):
+            harden(soft)
+        torch.testing.assert_close(fold(soft)(x1, x2), soft(x1, x2))
+        partly = SoftTensorProduct("2x0e", "2x0e", "0e + 1o", kind="full")
+        assert not harden(partly)(x1, x2)[:, 1:].any()
+        assert partly(x1, x2)[:, 1:].any()
+
+    def test_weights_for_all_samples_are_those_for_each(self):
+        layer = SoftTensorProduct(ONE, TWO, WANTED, external_weights=True)
+        x1, x2, weight = torch.randn(5, 13), torch.randn(5, 9), torch.randn(layer.weight_numel)
+        torch.testing.assert_close(layer(x1, x2, weight), layer(x1, x2, weight.expand(5, -1)))
+        theirs = o3.FullyConnectedTensorProduct(ONE, TWO, WANTED, internal_weights=False, shared_weights=False)
+        own = torch.randn(5, layer.weight_numel)
+        torch.testing.assert_close(harden(layer)(x1, x2, own), theirs(x1, x2, own), atol=1e-5, rtol=1e-5)
 
 
 def test_a_checkpoint_from_when_the_product_was_e3nns_own_module_loads():

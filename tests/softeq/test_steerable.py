@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from softeq import MissingExtraError, Prior, SofteqTypeError, SofteqValueError, fold, harden, prior_penalty
-from softeq._planar import symmetries_of_the_grid
+from softeq._grid_filters import symmetries_of_the_grid
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # escnn misses py3nj, which the plane does not need

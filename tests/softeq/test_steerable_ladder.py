@@ -102,7 +102,7 @@ def restricted(field_type, own, gspace):
 
 
 def grid_elements(gspace):
-    from softeq._planar import symmetries_of_the_grid
+    from softeq._grid_filters import symmetries_of_the_grid
 
     return [element for element, _ in symmetries_of_the_grid(gspace)]
 

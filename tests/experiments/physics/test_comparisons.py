@@ -218,7 +218,8 @@ def test_the_projected_network_starts_as_the_other_form():
     ("change", "message"),
     [
         ({"kind": "heat"}, "kind: expected inertia or pendulum, got 'heat'"),
-        ({"group": "SU(2)"}, r"group: expected one of O\(3\).*SU\(2\)"),
+        ({"group": "SU(2)"}, r"group: expected matrices of space, 3 x 3, got SU\(2\), of 4 x 4"),
+        ({"group": "O3"}, r"named..O3..: there is no 'O3'"),
     ],
 )
 def test_unknown_problem_or_group(change, message):

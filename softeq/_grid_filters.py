@@ -1,4 +1,4 @@
-"""The filters that commute with a group of rotations and reflections of the plane, from escnn, as orthonormal bases.
+"""The filters that commute with rotations and reflections of the plane or of space, from escnn, as orthonormal bases.
 
 escnn (Weiler and Cesa 2019, arXiv 1911.08251; Cesa, Lang and Weiler 2022) is imported where a layer is built. Its
 extra: ``pip install 'softeq[escnn]'``.
@@ -7,44 +7,51 @@ extra: ``pip install 'softeq[escnn]'``.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from softeq.errors import MissingExtraError, SofteqTypeError, SofteqValueError
 
 if TYPE_CHECKING:
-    from escnn.group import Representation
+    from escnn.group import Group, Representation
     from escnn.gspaces import GSpace
     from escnn.nn import FieldType
 
 OPTIONS = ("frequencies_cutoff", "rings", "sigma", "basis_filter")
-"""What of escnn's ``R2Conv`` decides which filters its basis spans."""
+"""What of escnn's ``R2Conv`` and ``R3Conv`` decides which filters its basis spans."""
 
 
-def field_type(value: Any, name: str) -> FieldType:
-    """``value``, checked to be escnn's ``FieldType`` over the plane.
+def field_type(value: Any, name: str, dims: int | None = None) -> FieldType:
+    """``value``, checked to be escnn's ``FieldType`` over the plane or over space.
+
+    Args:
+        value: of the user.
+        name: the argument's name, for the errors.
+        dims: 2 for the plane, 3 for space, ``None`` for either.
 
     Raises:
         MissingExtraError: escnn is not installed.
         SofteqTypeError: something else.
-        SofteqValueError: a field that does not live on the plane.
+        SofteqValueError: a field that lives elsewhere.
     """
     try:
-        from escnn.gspaces import GSpace2D
+        from escnn.gspaces import GSpace2D, GSpace3D
         from escnn.nn import FieldType
     except ImportError as error:
         raise MissingExtraError("steerable convolutions need escnn: pip install 'softeq[escnn]'") from error
     if not isinstance(value, FieldType):
         raise SofteqTypeError(f"{name}: expected an escnn FieldType, got {type(value).__name__}")
-    if not isinstance(value.gspace, GSpace2D):
-        raise SofteqValueError(f"{name}: expected fields on the plane (a gspace ...OnR2), got {value.gspace}")
+    kinds = {2: (GSpace2D,), 3: (GSpace3D,), None: (GSpace2D, GSpace3D)}[dims]
+    if not isinstance(value.gspace, kinds):
+        example = "space (such as octaOnR3())" if dims == 3 else "the plane (such as rot2dOnR2)"
+        raise SofteqValueError(f"{name}: expected fields on {example}, got {value.gspace}")
     return value
 
 
@@ -68,34 +75,57 @@ def escnn_at_work() -> Iterator[None]:
 
 
 def symmetries_of_the_grid(gspace: GSpace) -> list[tuple[Any, Tensor]]:
-    """The elements of the fiber group that map the pixel grid to itself, each with its 2 x 2 matrix of integers."""
-    group = gspace.fibergroup
-    elements = group.grid(4) if group.continuous else group.elements
+    """The elements of the fiber group that map a square or cubic grid to itself, each with its matrix of integers.
+
+    Raises:
+        SofteqValueError: a continuous group of which escnn does not list these elements.
+    """
     found = []
-    for element in elements:
+    for element in _candidates(gspace.fibergroup):
         matrix = torch.as_tensor(gspace.basespace_action(element), dtype=torch.float64)
         if (matrix - matrix.round()).abs().max() < 1e-9:
             found.append((element, matrix.round().long()))
     return found
 
 
+def _candidates(group: Group) -> Sequence[Any]:
+    from escnn.group import O2, O3, SO2, SO3
+
+    if not group.continuous:
+        return list(group.elements)
+    if isinstance(group, SO3 | O3):
+        return list(group.grid("cube"))
+    if isinstance(group, SO2 | O2):
+        return list(group.grid(4))
+    raise SofteqValueError(
+        f"in_type: expected a finite group, or SO(2), O(2), SO(3) or O(3), got {group}, of which escnn does not list "
+        "the elements that map the grid to itself"
+    )
+
+
 def move_pixels(x: Tensor, matrix: Tensor) -> Tensor:
-    """``(..., k, k)`` with the pixel at place p, from the centre, moved to ``matrix p``; x to the right and y up.
+    """A grid ``(..., k, k)`` or ``(..., k, k, k)`` with the pixel at place p, from the centre, moved to ``matrix p``.
+
+    Coordinates are escnn's, (x, y) or (x, y, z): the last axis is x, and the others run against y and z.
 
     Args:
-        x: square images.
-        matrix: ``(2, 2)``, integers: a quarter turn, a flip, or a product of them.
+        x: square images or cubic volumes.
+        matrix: ``(d, d)``, integers: a quarter turn, a flip, or a product of them.
     """
-    k = x.shape[-1]
+    dims, k = len(matrix), x.shape[-1]
     # Twice the pixels' coordinates from the centre, as integers: row-major like an image.
     ticks = 2 * torch.arange(k) - (k - 1)
-    points = torch.stack([ticks.repeat(k), (-ticks).repeat_interleave(k)])
-    right, up = matrix.T @ points  # from where each pixel comes
-    return x.flatten(-2)[..., ((k - 1 - up) // 2) * k + (right + k - 1) // 2].view_as(x)
+    grid = torch.meshgrid(*[ticks] * dims, indexing="ij")
+    points = torch.stack([grid[-1], *(-axis for axis in reversed(grid[:-1]))]).flatten(1)
+    origin, *others = matrix.T @ points  # from where each pixel comes
+    places = (origin + k - 1) // 2
+    for axis, coordinate in enumerate(others, start=1):
+        places = places + (k - 1 - coordinate) // 2 * k**axis
+    return x.flatten(-dims)[..., places].view_as(x)
 
 
 def _averaged(filters: Tensor, rep_in: Representation, rep_out: Representation, gspace: GSpace) -> Tensor:
-    """The filters ``(n, out, in, k, k)`` averaged over ``symmetries_of_the_grid``.
+    """The filters ``(n, out, in, *kernel)`` averaged over ``symmetries_of_the_grid``.
 
     escnn samples its filters in float32; the average commutes with quarter turns and flips to float64's rounding.
     """
@@ -105,7 +135,7 @@ def _averaged(filters: Tensor, rep_in: Representation, rep_out: Representation, 
         moved = move_pixels(filters, matrix.T)
         after = torch.as_tensor(rep_out(~element), dtype=torch.float64)
         before = torch.as_tensor(rep_in(element), dtype=torch.float64)
-        total += torch.einsum("op,npquv,qi->noiuv", after, moved, before)
+        total += torch.einsum("op,npq...,qi->noi...", after, moved, before)
     return total / len(elements)
 
 
@@ -141,7 +171,7 @@ def filters_between(
     dilation: int,
     options: Mapping[str, Any],
 ) -> Tensor:
-    """An orthonormal basis of escnn's filters between two fields, ``(rank, out, in, k, k)``, float64; rank may be 0.
+    """An orthonormal basis of escnn's filters between two fields, ``(rank, out, in, *kernel)``, float64; rank may be 0.
 
     Bases with escnn's own options are kept for the next layer; do not write into them.
     """
@@ -152,21 +182,26 @@ def filters_between(
 def _solved(
     rep_in: Representation, rep_out: Representation, gspace: GSpace, kernel_size: int, dilation: int, **options: Any
 ) -> Tensor:
-    from escnn.nn import FieldType, R2Conv
+    from escnn.nn import FieldType, R2Conv, R3Conv
 
     types = FieldType(gspace, [rep_in]), FieldType(gspace, [rep_out])
-    shape = (rep_out.size, rep_in.size, kernel_size, kernel_size)
+    dims = gspace.dimensionality
+    shape = (rep_out.size, rep_in.size, *[kernel_size] * dims)
     try:
         with escnn_at_work():
-            conv = R2Conv(*types, kernel_size, dilation=dilation, bias=False, initialize=False, **options)
+            conv = (R2Conv if dims == 2 else R3Conv)(
+                *types, kernel_size, dilation=dilation, bias=False, initialize=False, **options
+            )
     except ValueError as error:
         if "basis for the steerable filter is empty" not in str(error):
             raise SofteqValueError(f"escnn: {error}") from error
         return torch.zeros(0, *shape, dtype=torch.float64)
     # escnn shares a basis between all modules that use it, so `.double()` on one of them has changed this one too.
-    expansion = copy.deepcopy(conv.basisexpansion).float()
+    expansion = conv.basisexpansion
+    narrow = {name: buffer.float() for name, buffer in expansion.named_buffers() if buffer.is_floating_point()}
     weights = torch.eye(expansion.dimension(), dtype=torch.float32)
-    sampled = torch.stack([expansion(weight) for weight in weights]).detach().double().view(-1, *shape)
+    sampled = torch.stack([functional_call(expansion, narrow, weight) for weight in weights]).detach().double()
+    sampled = sampled.view(-1, *shape)
     averaged = _averaged(sampled, rep_in, rep_out, gspace)
     return orthonormal_rows(averaged.flatten(1)).view(-1, *shape)
 
@@ -184,5 +219,5 @@ def invariants_of(rep: Representation, gspace: GSpace) -> Tensor:
         place += irrep.size
     if not columns:
         return torch.zeros(0, rep.size, dtype=torch.float64)
-    filters = torch.stack(columns).view(-1, rep.size, 1, 1, 1)
+    filters = torch.stack(columns).view(-1, rep.size, 1, *[1] * gspace.dimensionality)
     return orthonormal_rows(_averaged(filters, gspace.trivial_repr, rep, gspace).flatten(1))
