@@ -127,7 +127,7 @@ def _gradients(model: nn.Module, parameters: Parameters, x: Tensor, y: Tensor) -
 
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"seeds": 1, "sizes": [60, 20, 100], "width": 2, "steps": 20, "points": [ROTATED]},
-    "default": {"seeds": 5, "sizes": [300, 100, 597], "width": 4, "steps": 100, "points": [ROTATED, BROKEN]},
+    "default": {"seeds": 5, "sizes": [300, 100, 597], "width": 8, "steps": 200, "points": [ROTATED, BROKEN]},
     "paper": {"seeds": 10, "sizes": [900, 300, 597], "width": 16, "steps": 1000, "points": [ROTATED, BROKEN]},
 }
 RATIOS = (1, 10, 30)
@@ -143,7 +143,7 @@ def configure(preset: str, variant: str, seed: int) -> Config:
         "data": {"source": DIGITS, "sizes": size["sizes"]},
         "points": [asdict(point) for point in size["points"]],
         "network": {"width": size["width"], "constraint": constraint},
-        "training": {"steps": size["steps"], "batch_size": 50, "rate": 0.3, "decay": 0.02, "ratio": int(ratio or 1)},
+        "training": {"steps": size["steps"], "batch_size": 50, "rate": 0.05, "decay": 0.02, "ratio": int(ratio or 1)},
         "seed": seed,
         "device": "cpu",
         "dtype": "float64",
@@ -262,7 +262,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             *(Column(f"test_accuracy@{p}", f"accuracy, {p}", ".3f") for p in _POINTS),
             *(Column(f"weight_defect_mean@{p}", f"weight defect, {p}", ".3f") for p in _POINTS),
             Column("gap_grown_early@broken", "gap of growing rates, 50 steps", ".1e"),
-            Column("gap_grown@broken", "100 steps", ".1e"),
+            Column("gap_grown@broken", "200 steps", ".1e"),
             Column("gap_ungated_early@broken", "gap without the gate, 50 steps", ".1e"),
             Column("test_accuracy_plain@broken", "accuracy, broken, no decay", ".3f"),
         ),
