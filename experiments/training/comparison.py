@@ -86,7 +86,8 @@ class Size:
             chosen by tuning.
         measured: samples of which Lie derivatives are taken.
         costs: seconds of a step of an arm over those of the cheapest, measured; where they are given, every arm has
-            the same compute instead of the same number of steps. An arm that is not listed costs as the dearest.
+            the same compute instead of the same number of steps, and between two validations too (``validate_every``
+            is the dearest arm's). An arm that is not listed costs as the dearest.
     """
 
     seeds: int
@@ -188,8 +189,11 @@ class Comparison:
     def _training(self, size: Size, arm: Arm) -> dict[str, Any]:
         training = dict(size.training)
         if size.costs and training.get("schedule") == "plateau":
-            cost = size.costs.get(arm.name, max(size.costs.values()))
+            dearest = max(size.costs.values())
+            cost = size.costs.get(arm.name, dearest)
             training["steps"] = max(1, math.floor(training["steps"] / cost))
+            # Patience in compute too: an MLP would be stopped on a slope that it crosses in as many cheap steps.
+            training["validate_every"] *= max(1, round(dearest / cost))
         LoopSettings(**training, lr=1.0)  # raises where a declaration is wrong
         return training
 

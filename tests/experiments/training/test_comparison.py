@@ -51,7 +51,8 @@ def test_arms_differ_in_what_they_say_alone(name):
         shared = [{k: v for k, v in config.items() if k not in own} for config in configs]
         for config in shared:
             if comparison.sizes[preset].costs:  # the same compute instead of the same number of steps
-                config["training"] = {k: v for k, v in config["training"].items() if k != "steps"}
+                by_cost = ("steps", "validate_every")
+                config["training"] = {k: v for k, v in config["training"].items() if k not in by_cost}
             assert config == shared[0]
         for config, variant in zip(configs, comparison.variants, strict=True):
             assert config["rule"] == parse(variant).arm.rule_name
@@ -80,10 +81,13 @@ def test_no_run_of_a_large_preset_has_a_fixed_length(name):
 def test_every_arm_of_inertia_has_the_same_compute():
     comparison = COMPARISONS["inertia"]
     for variant in comparison.variants:
-        steps = comparison.configure("default", variant, 0)["training"]["steps"]
+        training = comparison.configure("default", variant, 0)["training"]
+        steps = training["steps"]
         costs = comparison.sizes["default"].costs
         cost = costs.get(variant, max(costs.values()))
         assert 0.999 * 24_000 - cost <= steps * cost <= 24_000
+        waited = training["validate_every"] * training["patience"] * cost
+        assert waited == pytest.approx(20 * 10 * max(costs.values()), rel=0.2), "patience is in compute too"
 
 
 def test_lists_concern_the_pathways_that_an_arm_has():
