@@ -35,10 +35,12 @@ from softeq.experiments.engine.experiment import Column, Config, Experiment, Met
 from softeq.experiments.phenomena import paths
 from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.quarters import QuarterTask, fitted, quarter_network
-from softeq.experiments.show.plots import BAND, COLOURS, draw_figure
+from softeq.experiments.show.plots import BAND, draw_figure
 from softeq.experiments.show.tables import choose_preset
+from softeq.experiments.training.arms import BLUE, GREEN, ORANGE, SKY, VERMILION
 
 _POINTS = ("rotated", "broken")
+_COLOURS = {"hard": BLUE, "hard-by-soft": ORANGE, "hard-by-none": SKY, "soft": VERMILION, "none": GREEN}
 VARIANTS: Mapping[str, tuple[str, str]] = {
     "hard": ("hard", "hard"),
     "hard-by-soft": ("hard", "soft"),
@@ -205,7 +207,7 @@ def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
     places = figure.subplots(2, len(points), sharex=True, sharey="row", squeeze=False)
     for column, point in zip(places.T, points, strict=True):
         for panel, key in zip(column, ("losses", "defects"), strict=True):
-            for colour, variant in zip(COLOURS, VARIANTS, strict=False):
+            for variant, colour in _COLOURS.items():
                 for name, style in (("curve", "-"), ("line", ":")):
                     lines = _lines(records, variant, f"{key}_{name}@{point}")
                     if not lines or (key == "defects" and name == "line"):
@@ -215,7 +217,7 @@ def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
                     if name == "curve":
                         handles[variant] = drawn
                         low, high = zip(*((min(v), max(v)) for v in zip(*lines, strict=True)), strict=True)
-                        panel.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
+                        panel.fill_between(x, low, high, color=colour, alpha=0.08, lw=0)
         column[0].set_yscale("log")
         column[0].set_title(point, loc="left", fontsize=10)
         column[1].set_xlabel("place on the path")

@@ -141,10 +141,11 @@ def test_errors(family: RandomNetworks, draws: Draws, x: Tensor, signs: Tensor) 
 
 def _panel(point: str) -> list[Panel]:
     at: Callable[[str], tuple[str, ...]] = lambda key: tuple(f"{key}@{point}-{n}" for n in SAMPLES)
+    places = tuple(map(str, SAMPLES))
     return [
-        Panel("share of draws that fit", at("hit_rate"), SAMPLES, "N", point, logx=True, logy=True),
-        Panel("test error of draws that fit", at("test_error"), SAMPLES, "N", logx=True),
-        Panel("of gradient descent", at("test_error_full"), SAMPLES, "N", logx=True),
+        Panel("share of draws that fit", at("hit_rate"), places, "N", point, logy=True),
+        Panel("test error of draws that fit", at("test_error"), places, "N"),
+        Panel("test error after descent", at("test_error_full"), places, "N"),
     ]
 
 
