@@ -67,8 +67,8 @@ def audit_one(
         degree=settings.degree,
         steps=settings.steps,
         temperature=settings.temperature,
-        energy_error=_milli(settings.energy_error),
-        force_error=_milli(settings.force_error),
+        energy_error=_milli("energy-error", settings.energy_error, "meV per atom"),
+        force_error=_milli("force-error", settings.force_error, "meV/Å"),
         seed=settings.seed,
         on_check=on_check,
     )
@@ -128,5 +128,9 @@ def read_structures(path: str | Path, most: int) -> list[Any]:
     return [found[round(k * (len(found) - 1) / max(1, count - 1))] for k in range(count)]
 
 
-def _milli(value: float | None) -> float | None:
-    return None if value is None else value / 1000
+def _milli(name: str, value: float | None, unit: str) -> float | None:
+    if value is None:
+        return None
+    if not 0 < value < float("inf"):
+        raise SofteqValueError(f"{name}: expected a finite number above 0, in {unit}, got {value:g}")
+    return value / 1000

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softeq.errors import SofteqValueError
 from softeq.experiments.audit.settings import Settings
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
@@ -33,7 +34,7 @@ class Picked(nn.Module):
         """The entry of ``network(x)``.
 
         Raises:
-            NotMeasurable: there is none; the message says what there is.
+            SofteqValueError: there is none; the message says what there is.
         """
         return _entry(self.network(x), self.entry)
 
@@ -53,7 +54,7 @@ def _entry(output: Any, path: str) -> Any:
             else:
                 found = getattr(found, part)
         except (LookupError, AttributeError, ValueError) as error:
-            raise NotMeasurable(f"pick: no {part!r} in {_held(found)}") from error
+            raise SofteqValueError(f"pick: no {part!r} in {_held(found)}") from error
     return found
 
 
@@ -74,15 +75,17 @@ def declared(model: Model, settings: Settings, x: Tensor) -> str | Action:
     """How the model's output moves, as `measure` takes it.
 
     Raises:
-        NotMeasurable: tokens whose grid the shape does not show, or an output of several parts none of which is picked.
+        SofteqValueError: an output of several parts none of which is picked, a pick that is not there, or classes asked
+            of a map or of tokens: what another option mends.
+        NotMeasurable: tokens whose grid the shape does not show.
     """
     with measurable(model.module), torch.no_grad():
         output = model.module(x[:1])
     if not isinstance(output, Tensor):
-        raise NotMeasurable(f"output: expected a tensor, got {_held(output)}; choose one with --pick")
+        raise SofteqValueError(f"output: expected a tensor, got {_held(output)}; choose one with --pick")
     fitting = {4: "map", 3: "tokens"}.get(output.ndim)
     if settings.output in ("probabilities", "logits") and fitting is not None:
-        raise NotMeasurable(
+        raise SofteqValueError(
             f"output: expected class {settings.output} (B, K), got shape {tuple(output.shape)}:"
             f" measure it with --output {fitting}"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from softeq.errors import SofteqError
+from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.audit.model import measure_model
 from softeq.experiments.audit.report.groups import EXPERIMENT
 from softeq.experiments.audit.settings import Settings
@@ -52,7 +52,7 @@ class Outcome:
     Attributes:
         recorded: variants recorded now.
         held: variants that were recorded before.
-        failures: model and reason; of these, ``mistakes`` are models that could not even be loaded.
+        failures: model and reason; of these, ``mistakes`` are models that could not be loaded, or not so be asked.
         not_measurable: variants recorded, now or before, as not measurable.
     """
 
@@ -105,6 +105,7 @@ class Recorder:
                         self.append(flow, {"not_measurable": str(error)})
                 return None
             except SofteqError as error:
+                self.outcome.mistakes += isinstance(error, SofteqValueError)
                 return str(error)
             except SystemExit as error:
                 return f"the network ends the program (sys.exit({error.code!r}))"

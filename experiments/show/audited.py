@@ -13,6 +13,7 @@ from typing import Any
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine.record import Record
+from softeq.experiments.show.paired import Paired
 
 
 def value(records: Sequence[Record], model: str, flow: str, what: str) -> float:
@@ -45,6 +46,22 @@ def per_image(records: Sequence[Record], model: str, flow: str, what: str) -> di
     if not found:
         raise SofteqError(f"audit: {model}/{flow} has no {what} image by image")
     return {k: float(v) for k, v in enumerate(found) if v is not None}
+
+
+def share(records: Sequence[Record], model: str, flow: str, module: str) -> Paired:
+    """A module's share of the squared error with its interval over images; `Paired` for its numbers' sake.
+
+    Raises:
+        SofteqError: the records do not hold it.
+    """
+    metrics = _metrics(records, model, flow)
+    split = metrics.get("layerwise") or {}
+    held = zip(split.get("shares") or [], split.get("intervals") or [], strict=False)
+    found = [(value, ends) for (name, value), ends in held if name == module and None not in ends]
+    if not found:
+        raise SofteqError(f"audit: {model}/{flow} has no share of {module} with an interval")
+    value, (low, high) = found[0]
+    return Paired("ratio", value, low, high, math.nan, len(metrics.get("per_sample") or []))
 
 
 def _metrics(records: Sequence[Record], model: str, flow: str) -> Mapping[str, Any]:

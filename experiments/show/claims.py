@@ -134,6 +134,10 @@ class Quantities:
         own, other = (audited.per_image(records, model, flow, what) for model in (a, b))
         return paired.paired(own, other, "ratio")
 
+    def audited_share(self, model: str, flow: str, module: str) -> paired.Paired:
+        """A module's share of an audited network's error, with its interval over images."""
+        return audited.share(_read(self.results, "audit"), model, flow, module)
+
     def zero_error(self, seeds: float) -> float:
         """The mean squared error of a network that says 0 on the test rows of ``inertia``, over seeds from 0."""
         return _baseline(int(seeds), "zero")

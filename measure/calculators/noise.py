@@ -11,6 +11,7 @@ from softeq.measure.calculators.evaluate import Point
 
 Array = np.ndarray
 SINGLE = float(np.finfo(np.float32).eps)
+_TELLING = 1e-6  # eV/Angstrom: smaller forces are what rounding leaves of zeros, and have few digits in any dtype
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Noise:
         energy, forces: eV, eV/Angstrom.
         rounding: eV, of a single energy; without the floor that ``energy`` has.
         repeated: the largest differences between answers to the same question.
-        single: whether every force is a float32 number.
+        single: whether every force that is not all but zero is a float32 number; False where there is none.
     """
 
     energy: float
@@ -37,7 +38,7 @@ def noise_of(base: Point, again: Sequence[Point]) -> Noise:
     Rounding is taken as 8 units of the energy's last place; for forces as a hundred thousandth of the longest, since
     they are differences of larger numbers.
     """
-    single = base.forces is not None and bool(base.forces.any()) and _is_single(base.forces)
+    single = base.forces is not None and _is_single(base.forces[np.abs(base.forces) > _TELLING])
     unit = SINGLE if single else float(np.finfo(np.float64).eps)
     longest = 0.0 if base.forces is None else float(np.linalg.norm(base.forces, axis=1).max())
     changed = max(abs(point.energy - base.energy) for point in again)
@@ -48,4 +49,4 @@ def noise_of(base: Point, again: Sequence[Point]) -> Noise:
 
 
 def _is_single(values: Array) -> bool:
-    return bool((values.astype(np.float32).astype(np.float64) == values).all())
+    return len(values) > 0 and bool((values.astype(np.float32).astype(np.float64) == values).all())

@@ -220,8 +220,12 @@ def test_several_outputs_and_none_picked(call, tmp_path):
         (["--pick", "aux.1"], r"got shape \(1, 192, 4\): measure it with --output tokens"),
     ):
         done = call("toy_models:parts", *options)
-        assert done.exit_code == 1
-        assert re.search(words, done.stdout), done.stdout
+        assert done.exit_code == 2
+        assert re.search(words, done.stderr), done.stderr
+        assert done.stderr.count("softeq:") == 1
+    assert record.read(tmp_path / "runs" / "audit.jsonl") == []
+    assert call(MODEL, "toy_models:parts").exit_code == 1  # nothing of the other model is lost
+    assert len(record.read(tmp_path / "runs" / "audit.jsonl")) == 2
 
 
 def test_what_ends_the_program_in_forward_ends_one_model(call, tmp_path):

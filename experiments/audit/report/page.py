@@ -28,7 +28,7 @@ h1 { font-size: 24px; margin: 8px 0; } h2 { font-size: 20px; margin: 40px 0 8px;
   padding-top: 12px; } h3 { font-size: 17px; margin: 28px 0 6px; } h4 { font-size: 15px; margin: 0 0 4px; }
 p { margin: 6px 0; max-width: 76ch; } .quiet { color: #555; font-size: 13px; }
 svg, img { max-width: 100%; } svg { height: auto; font-family: inherit; display: block; }
-.flow { display: flex; flex-wrap: wrap; gap: 20px 24px; align-items: flex-start; } .flow > * { min-width: 0; }
+.flow { display: flex; flex-wrap: wrap; gap: 20px 12px; align-items: flex-start; } .flow > * { min-width: 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 8px 0; }
 dt { color: #555; } dd { margin: 0; }
 table { border-collapse: collapse; width: 100%; max-width: 620px; font-size: 13px; font-variant-numeric: tabular-nums; }
@@ -46,8 +46,8 @@ figcaption { font-size: 13px; color: #555; max-width: 60ch; }
 summary { cursor: pointer; font-weight: 600; margin: 8px 0; }
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 0; margin: 6px 0; }
 ul.legend li { display: flex; align-items: center; gap: 5px; }
-.maps { display: flex; flex-wrap: wrap; gap: 10px; margin: 6px 0 12px; } .maps figure { width: 108px; }
-.maps img { width: 108px; height: auto; image-rendering: pixelated; border: 1px solid #ccc; display: block; }
+.maps { display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0 12px; } .maps figure { width: 104px; }
+.maps img { width: 104px; height: auto; image-rendering: pixelated; border: 1px solid #ccc; display: block; }
 @media (max-width: 480px) { table { font-size: 12px; } th, td { padding: 3px; } }
 .maps img.image { image-rendering: auto; } .maps figcaption { font-size: 12px; }
 """

@@ -227,8 +227,9 @@ def _maps(label: str, flows: Mapping[str, AuditRecord]) -> str:
         return ""
     shown = _image(image)
     return (
-        f'<h4>{escape(label)}</h4><p class="quiet">Mean over all images:</p><div class="maps">{"".join(mean)}</div>'
-        f'<p class="quiet">The first image alone:</p><div class="maps">{shown}{"".join(first)}</div>'
+        f'<h4>{escape(label)}</h4><div class="cards"><div><p class="quiet">Mean over all images:</p>'
+        f'<div class="maps">{"".join(mean)}</div></div><div><p class="quiet">The first image alone:</p>'
+        f'<div class="maps">{shown}{"".join(first)}</div></div></div>'
     )
 
 

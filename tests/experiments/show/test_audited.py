@@ -11,7 +11,9 @@ from softeq.experiments.show import audited, claims
 
 def line(model, factor):
     rows = [{"step": 1.0, "change": 0.1 * factor, "kept": 3, "centred_per_sample": [factor, 2 * factor, None]}]
+    split = {"shares": [["stem", 0.9], ["head", 0.1]], "intervals": [[0.8, 1.1], [None, None]]}
     metrics = {
+        "layerwise": split,
         "ratio_to_control": factor,
         "lee_mean": None,
         "per_sample": [factor, 4 * factor, 1.0],
@@ -33,6 +35,15 @@ def test_numbers_and_images(records):
     assert audited.per_image(records, "b", "rotation", "control") == {0: 0.5, 1: 2.0}
     assert audited.per_image(records, "b", "rotation", "lee") == {0: 1.0, 1: 4.0, 2: 1.0}
     assert audited.per_image(records, "a", "rotation", "centred@1") == {0: 0.5, 1: 1.0}
+
+
+def test_shares_with_their_intervals(records):
+    found = audited.share(records, "a", "rotation", "stem")
+    assert (found.value, found.low, found.high) == (0.9, 0.8, 1.1)
+    assert found.interval == "0.9 [0.8, 1.1]"
+    for module in ("head", "neck"):
+        with pytest.raises(SofteqError, match=f"no share of {module}"):
+            audited.share(records, "a", "rotation", module)
 
 
 @pytest.mark.parametrize("what", ["lee_mean", "change@2", "nothing"])
