@@ -17,12 +17,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.strength_problems import FAMILIES, Problem, names, problem
+from benchmarks.strength_problems import FAMILIES, Problem, names, problem, rate
+from benchmarks.strength_stack import train_stacked
+from benchmarks.strength_table import details, summary
 from softeq import Prior, strength
 
 NAME = "strength"
 RECORDS = Path(__file__).with_suffix(".jsonl")
-RULE_ARMS = ("variational", "mackay", "group-lasso")
+RULE_ARMS = ("variational", "mackay", "group-lasso", "halving", "validation", "dual", "annealed", "remul")
+FIXED = ("hard", "none", "soft")
+STACKED = ("z6", "inertia")
+"""Families whose networks can be trained many at once under fixed priors."""
 
 
 def arms(given: Problem, rules: Sequence[str] = RULE_ARMS) -> list[str]:
@@ -33,23 +38,19 @@ def arms(given: Problem, rules: Sequence[str] = RULE_ARMS) -> list[str]:
 
 def train(given: Problem, arm: str, seed: int) -> dict[str, Any]:
     """Trains one arm and measures it; NaN where the training diverged."""
+    steps = steps_of(given, arm)
     model, one = _prepared(given, arm, seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=given.lr)
-    order = torch.Generator().manual_seed(seed + 10_000)
-    queue = torch.empty(0, dtype=torch.long)
-    size = min(given.batch, len(given.x))
+    optimizer = torch.optim.Adam(model.parameters(), lr=given.lr, fused=True)
+    batches = given.batches(seed)
     began, last = time.process_time(), math.nan
     model.train()
-    for step in range(given.steps):
-        if len(queue) < size:
-            queue = torch.randperm(len(given.x), generator=order)
-        rows, queue = queue[:size], queue[size:]
+    for step in range(steps):
+        rows = next(batches)
         for group in optimizer.param_groups:
-            group["lr"] = given.lr * _rate(step, given.steps)
+            group["lr"] = given.lr * rate(step, steps)
         optimizer.zero_grad()
         with one.perturbed():
-            output = model(given.x[rows])
-            loss = given.loss(output, given.y[rows])
+            loss, output = given.fit(model, rows)
         last = loss.item()
         if not math.isfinite(last):
             return {"error": math.nan, "diverged_at_step": step + 1}
@@ -58,50 +59,49 @@ def train(given: Problem, arm: str, seed: int) -> dict[str, Any]:
             nn.utils.clip_grad_norm_(model.parameters(), given.clip)
         optimizer.step()
         one.step(optimizer)
+    seconds = round(time.process_time() - began, 2)
     model.eval()
-    found = {"error": given.error(model), "train_loss": last, "cpu_seconds": round(time.process_time() - began, 2)}
-    return found | {"held_loss": _held_loss(given, model), "precisions": _precisions(one)}
+    found = {"error": given.error(model), "held_loss": given.held_loss(model), "train_loss": last}
+    found |= {"cpu_seconds": seconds, "precisions": _precisions(one)}
+    return found | ({"chosen": one.found} if isinstance(one, strength.RULES["halving"]) else {})
+
+
+def steps_of(given: Problem, arm: str) -> int:
+    """Of the loop: what halves several candidates costs two runs."""
+    return given.steps * (2 if arm.partition(":")[0] == "halving" else 1)
 
 
 def _prepared(given: Problem, arm: str, seed: int) -> tuple[nn.Module, strength.Rule]:
     kind, _, value = arm.partition("@")
-    if kind in ("hard", "none", "soft"):
+    if kind in FIXED:
         model = given.build(kind)
         prior = Prior(given.equivariant, float(value) if value else 1.0)
         return model, strength.rule("fixed", model, samples=len(given.x), prior=prior, record=0)
     name, _, text = arm.partition(":")
     options = {key: _value(v) for key, _, v in (pair.partition("=") for pair in text.split(",") if pair)}
-    model = given.build("soft")
-    if "held" in options:
-        options["held"] = _held_batches(given, model, seed)
-    one = strength.rule(
-        name,
-        model,
-        samples=len(given.x),
-        likelihood=given.likelihood,
-        prior=Prior(equivariant=given.equivariant),
-        record=0,
-        **options,
-    )
-    return model, one
+    # A penalty on the function is for any backbone: it has the unconstrained one.
+    model = given.build("none" if name == "remul" else "soft")
+    if name != "remul":
+        options["prior"] = Prior(equivariant=given.equivariant)
+    needed = {
+        "annealed": lambda: {"steps": given.steps},
+        "remul": lambda: {"action": given.action},
+        "validation": lambda: {"held": _held_batches(given, model, seed)},
+        "halving": lambda: {"held": lambda: given.held_loss(model), "steps": steps_of(given, arm)},
+    }
+    options |= needed.get(name, dict)()
+    common = {"samples": len(given.x), "likelihood": given.likelihood, "record": 0}
+    return model, strength.rule(name, model, **common, **options)
 
 
 def _held_batches(given: Problem, model: nn.Module, seed: int) -> Callable[[], torch.Tensor]:
     """The loss on a random batch of held-out data, each time it is called."""
-    drawn = torch.Generator().manual_seed(seed + 20_000)
-    x, y = given.held
+    drawn, count = torch.Generator().manual_seed(seed + 20_000), len(given.held[0])
 
     def held() -> torch.Tensor:
-        rows = torch.randint(0, len(x), (min(given.batch, len(x)),), generator=drawn)
-        return given.loss(model(x[rows]), y[rows])
+        return given.held_batch(model, torch.randint(0, count, (min(given.batch, count),), generator=drawn))
 
     return held
-
-
-def _held_loss(given: Problem, model: nn.Module) -> float:
-    x, y = given.held
-    with torch.no_grad():
-        return given.loss(model(x), y).item()
 
 
 def _precisions(one: strength.Rule) -> dict[str, float]:
@@ -117,11 +117,6 @@ def _value(text: str) -> Any:
         return text
 
 
-def _rate(step: int, steps: int) -> float:
-    rise = max(1, steps // 20)
-    return min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
 def read(path: Path) -> list[dict[str, Any]]:
     """The records of a file; a line that a killed run left unfinished is left out."""
     found = []
@@ -135,14 +130,30 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def todo(
     families: Sequence[str], seeds: int, wanted: Sequence[str] | None, done: set[tuple[str, int, str]]
-) -> Iterator:
-    """What is not in ``done``: all of a seed before the next one, so that what there is can be compared."""
+) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Per problem the pairs (seed, arm) of one training, of what is not in ``done``.
+
+    Fixed priors of a family in `STACKED` come together, all seeds at once and first; the rest one by one, all of a seed
+    before the next one, so that what there is can be compared.
+    """
+    for family in families:
+        for name in names(family) if family in STACKED else ():
+            for kind in FIXED:
+                mine = [arm for arm in _asked(name, wanted) if arm.partition("@")[0] == kind]
+                lacking = [seed for seed in range(seeds) if any((name, seed, arm) not in done for arm in mine)]
+                if mine and lacking:
+                    yield name, [(seed, arm) for seed in lacking for arm in mine]
     for seed in range(seeds):
         for family in families:
             for name in names(family):
-                for arm in wanted or arms(problem(name, seed)):
-                    if (name, seed, arm) not in done:
-                        yield name, seed, arm
+                for arm in _asked(name, wanted):
+                    fixed = arm.partition("@")[0] in FIXED and family in STACKED
+                    if not fixed and (name, seed, arm) not in done:
+                        yield name, [(seed, arm)]
+
+
+def _asked(name: str, wanted: Sequence[str] | None) -> list[str]:
+    return list(wanted) if wanted else arms(problem(name, 0))
 
 
 def run_all(
@@ -155,16 +166,16 @@ def run_all(
     only: str = "",
     say: Callable[[str], None] = print,
 ) -> int:
-    """Runs what the records lack; how many were run.
+    """Runs what the records lack; how many trainings that were, of which one may be of many networks.
 
     Args:
         path: the JSON lines.
         families: among `FAMILIES`.
         seeds: from 0 on.
         wanted: arms, all by default. A rule's options follow a colon: ``variational:start=10``.
-        limit: at most so many runs.
+        limit: at most so many trainings.
         only: the end of a problem's name.
-        say: told after each run.
+        say: told after each training.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
@@ -172,62 +183,31 @@ def run_all(
             file.write("\n")  # a killed run left half a line
     done = {(r["problem"], r["seed"], r["arm"]) for r in read(path)}
     count = 0
-    for name, seed, arm in todo(families, seeds, wanted, done):
+    for name, pairs in todo(families, seeds, wanted, done):
         if not name.endswith(only):
             continue
         if limit is not None and count >= limit:
             break
-        result = {"problem": name, "seed": seed, "arm": arm, **train(problem(name, seed), arm, seed)}
+        new = {pair: r for pair, r in _trained(name, pairs).items() if (name, *pair) not in done}
         with path.open("a") as file:
-            file.write(json.dumps(result) + "\n")
-        say(f"{name} seed {seed} {arm}: {result['error']:.4g}")
+            for (seed, arm), result in new.items():
+                file.write(json.dumps({"problem": name, "seed": seed, "arm": arm, **result}) + "\n")
+        for (seed, arm), result in new.items():
+            say(f"{name} seed {seed} {arm}: {result['error']:.4g}")
         count += 1
     return count
 
 
-def ratios_to_oracle(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
-    """Per (problem, rule) the errors over the oracle's, seed by seed.
-
-    The oracle is the arm with the lowest mean *test* error among hard, none with its decays and the fixed precisions,
-    over the seeds that all of them have: what nobody can choose. A problem without any of the three kinds is left out.
-    """
-    errors: dict[str, dict[str, dict[int, float]]] = {}
-    for record in records:
-        errors.setdefault(record["problem"], {}).setdefault(record["arm"], {})[record["seed"]] = record["error"]
-    found: dict[tuple[str, str], list[float]] = {}
-    for name, by_arm in errors.items():
-        fixed = {arm: by_seed for arm, by_seed in by_arm.items() if arm.partition("@")[0] in ("hard", "none", "soft")}
-        if {arm.partition("@")[0] for arm in fixed} != {"hard", "none", "soft"}:
-            continue
-        seeds = set.intersection(*(set(by_seed) for by_seed in fixed.values()))
-        if not seeds:
-            continue
-        best = min(fixed.values(), key=lambda by_seed: math.fsum(by_seed[s] for s in seeds))
-        for arm, by_seed in by_arm.items():
-            common = sorted(seeds & set(by_seed))
-            if common:
-                found[name, arm] = [by_seed[s] / best[s] for s in common]
-    return found
-
-
-def markdown(records: Sequence[dict[str, Any]], shown: Sequence[str] = ("hard", *RULE_ARMS)) -> str:
-    """A table: a line per problem, the error of each arm over the oracle's (mean over seeds), and how many seeds."""
-    ratios = ratios_to_oracle(records)
-    problems = list(dict.fromkeys(name for name, _ in ratios))
-    lines = ["| problem | n | oracle | " + " | ".join(shown) + " |", "|---|" + "---|" * (len(shown) + 2)]
-    for name in problems:
-        own = [r for r in records if r["problem"] == name]
-        oracle = next(arm for (p, arm), v in ratios.items() if p == name and all(x == 1 for x in v))
-        cells = [ratios.get((name, arm), []) for arm in shown]
-        seeds = max(len(v) for (p, _), v in ratios.items() if p == name)
-        error = math.fsum(r["error"] for r in own if r["arm"] == oracle) / max(1, sum(r["arm"] == oracle for r in own))
-        texts = [f"{math.fsum(v) / len(v):.2f}" if v else "" for v in cells]
-        lines.append(f"| {name} | {seeds} | {oracle}: {error:.3g} | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
+def _trained(name: str, pairs: Sequence[tuple[int, str]]) -> dict[tuple[int, str], dict[str, Any]]:
+    if len(pairs) == 1:
+        ((seed, arm),) = pairs
+        return {(seed, arm): train(problem(name, seed), arm, seed)}
+    seeds, kinds = (list(dict.fromkeys(pair[k] for pair in pairs)) for k in (0, 1))
+    return train_stacked({seed: problem(name, seed) for seed in seeds}, kinds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m benchmarks strength``: runs what is missing, then prints the table."""
+    """``python -m benchmarks strength``: runs what is missing, then prints the tables."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks strength",
         description="Rules for the prior's strength against hard, none and a grid picked by test error. Resumable.",
@@ -237,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--arm", action="append", help="such as hard, none@0.1, soft@10, mackay:start=30")
     parser.add_argument("--problem", default="", help="the end of a problem's name, such as n100/e0.1")
-    parser.add_argument("--limit", type=int, help="at most so many runs")
+    parser.add_argument("--limit", type=int, help="at most so many trainings; 0 prints the tables alone")
     parser.add_argument("--out", type=Path, default=RECORDS, help="the JSON lines")
     options = parser.parse_args(arguments)
     before = torch.get_num_threads()
@@ -253,5 +233,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     finally:
         torch.set_num_threads(before)
-    print(markdown(read(options.out)))
+    records = read(options.out)
+    print(f"{summary(records)}\n\n{details(records)}")
     return 0

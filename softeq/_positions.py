@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from softeq.errors import SofteqTypeError, SofteqValueError
 
+BIAS_STD = 0.02
+"""Standard deviation of biases on logits, as vision transformers draw their positions."""
+
 
 def offset_classes(size: tuple[int, int], prefix: int, periodic: bool) -> Tensor:
     """``(N, N)`` int64, N = prefix + H * W: equal for pairs of tokens that a shift of the grid takes to each other.
@@ -121,6 +124,11 @@ class AbsolutePositions(nn.Module, ABC):
         free = nn.Parameter(torch.randn(tokens, 3 * dim) * start) if offset else None
         self.register_parameter("offset", free)
 
+    @property
+    def start_squares(self) -> dict[str, float]:
+        """Per own parameter the mean square at which an unconstrained layer starts; of two factors both alike."""
+        return {name: BIAS_STD**2 for name, _ in self.named_parameters(recurse=False)}
+
     @abstractmethod
     def _make(self, heads: int, tokens: int, start: float, rank: int) -> None:
         """Makes the parameters of the bias on the logits."""
@@ -157,6 +165,11 @@ class DensePositions(AbsolutePositions):
 
 class LowRankPositions(AbsolutePositions):
     """``queries keys^T / sqrt(rank)``: two factors ``(heads, N, rank)``."""
+
+    @property
+    def start_squares(self) -> dict[str, float]:
+        """See ``AbsolutePositions.start_squares``."""
+        return super().start_squares | {"queries": BIAS_STD, "keys": BIAS_STD}
 
     def _make(self, heads: int, tokens: int, start: float, rank: int) -> None:
         self.queries = nn.Parameter(torch.randn(heads, tokens, rank) * start)

@@ -65,6 +65,11 @@ class Residual(Unaligned, ABC):
         start = uniform((self.out_channels, *self.out_size), factor / math.sqrt(self.fan_in)) if bias else None
         self.register_parameter("bias", None if start is None else nn.Parameter(start))
 
+    @property
+    def start_squares(self) -> dict[str, float]:
+        """Per parameter the mean square at which an unconstrained layer of this form starts."""
+        return {name: 1 / (3 * self.fan_in) for name, _ in self.named_parameters(recurse=False)}
+
     @abstractmethod
     def _make(self, factor: float, rank: int) -> None:
         """Makes the weights, and sets how many inputs an output number sees."""
@@ -212,6 +217,12 @@ class LowRankResidual(Residual):
         self.kernels = nn.Parameter(uniform((rank, *self.kernel_shape), 1 / math.sqrt(self.fan_in)))
         self.coefficients = nn.Parameter(torch.randn(rank, *self.out_size) * (factor / math.sqrt(rank)))
         self.constants = Constants.of(_inside, self.window, self.size)
+
+    @property
+    def start_squares(self) -> dict[str, float]:
+        """Of each factor the mean square at which, both alike, their sum of products has that of a dense layer."""
+        factor = 1 / math.sqrt(3 * self.fan_in * len(self.kernels))
+        return super().start_squares | {"kernels": factor, "coefficients": factor}
 
     def nearest(self, weight: Tensor) -> Tensor:
         """See ``Residual.nearest``."""

@@ -7,12 +7,10 @@ from torch import Tensor, nn
 
 from softeq._arguments import whole
 from softeq._constants import Constants
-from softeq._positions import POSITIONS, PositionedAttention, Projections, masked, offset_classes
+from softeq._positions import BIAS_STD, POSITIONS, PositionedAttention, Projections, masked, offset_classes
 from softeq._windows import pair
 from softeq.errors import SofteqValueError
 from softeq.pathways import EQUIVARIANT, RESIDUAL, RESIDUAL_START, MergedLayer, pathways_of, relative_defect
-
-_BIAS_STD = 0.02  # of the biases on logits, as vision transformers draw their positions
 
 
 class RelativePositions(nn.Module):
@@ -21,7 +19,7 @@ class RelativePositions(nn.Module):
     def __init__(self, dim: int, heads: int, classes: int, *, bias: bool) -> None:
         super().__init__()
         self.projections = Projections(dim, bias=bias)
-        self.table = nn.Parameter(torch.randn(heads, classes) * _BIAS_STD)
+        self.table = nn.Parameter(torch.randn(heads, classes) * BIAS_STD)
 
 
 class SoftAttention(MergedLayer):
@@ -94,7 +92,7 @@ class SoftAttention(MergedLayer):
         if name == EQUIVARIANT:
             return RelativePositions(self.dim, self.heads, self.n_classes, bias=self.has_bias)
         form = POSITIONS[self.residual]
-        start = _BIAS_STD * (1.0 if alone else RESIDUAL_START)
+        start = BIAS_STD * (1.0 if alone else RESIDUAL_START)
         projections = Projections(self.dim, bias=False) if alone else None
         return form(self.dim, self.heads, self.tokens, start, self.rank, projections, offset=self.has_bias)
 

@@ -33,6 +33,7 @@ from torch import nn
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.strength._dual import Dual, Validation
 from softeq.strength._evidence_rules import GroupLasso, MacKay, Variational
+from softeq.strength._halving import Halving
 from softeq.strength._optimizers import SUPPORTED
 from softeq.strength._plot import plot
 from softeq.strength._remul import Remul
@@ -40,7 +41,7 @@ from softeq.strength._rule import LIKELIHOODS, Rule
 from softeq.strength._schedules import Annealed, Fixed
 from softeq.strength.evidence import best_run, log_evidence
 
-_KINDS: tuple[type[Rule], ...] = (Fixed, Annealed, Variational, MacKay, GroupLasso, Dual, Remul, Validation)
+_KINDS: tuple[type[Rule], ...] = (Fixed, Annealed, Variational, MacKay, GroupLasso, Dual, Remul, Validation, Halving)
 RULES: dict[str, type[Rule]] = {kind.name: kind for kind in _KINDS}
 """The rules by name."""
 

@@ -49,8 +49,12 @@ class Pathway:
 def dense_square(charge: Charge) -> float:
     """The mean square of these weights where a dense layer starts.
 
-    Read off a residual that is still at its own start, `RESIDUAL_START` of that size; else from the fan-in.
+    What the pathway's module says (``start_squares``: a layer of images or positions, whose residual may be a product
+    of factors, and may start at zero); else read off a residual that is still at its own start, `RESIDUAL_START` of
+    that size; else from the fan-in.
     """
+    if (said := _said(charge)) is not None:
+        return said
     value = charge.parameter.detach()
     size = float(value.float().square().mean().sqrt())
     alone = charge.owner is not None and len(charge.owner.pathways) == 1
@@ -59,6 +63,17 @@ def dense_square(charge: Charge) -> float:
             return (size / factor) ** 2
     fan_in = value.numel() / value.shape[0] if value.ndim > 1 else value.numel()
     return 1 / (3 * max(fan_in, 1.0))
+
+
+def _said(charge: Charge) -> float | None:
+    if charge.owner is None or charge.pathway not in charge.owner.pathways:
+        return None
+    for module in charge.owner.pathways[charge.pathway].modules():
+        squares: dict[str, float] = getattr(module, "start_squares", {})
+        for name, square in squares.items():
+            if getattr(module, name) is charge.parameter:
+                return square
+    return None
 
 
 def check_options(start: float, learn: str, curvature: str, every: int, seed: int) -> None:

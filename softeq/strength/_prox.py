@@ -17,6 +17,8 @@ from softeq.strength._optimizers import Metric, Metrics, Number, check_decay, ch
 
 _Plain = tuple[nn.Parameter, Tensor | None, Metric, float]
 """A parameter, its mean, its metric and c."""
+_FLUSH_EVERY = 50
+"""Prior steps between two looks for weights that have decayed below the smallest normal number."""
 _CACHED = 2**15
 """Entries up to which parameters are taken together: one call for each costs more than their copy."""
 
@@ -52,6 +54,7 @@ class PriorStep:
     def __init__(self) -> None:
         self._seen: dict[int, Number] = {}
         self._watched: dict[int, _Watch] = {}
+        self._applied = 0
 
     @torch.no_grad()
     def apply(self, optimizer: Optimizer, pulls: Sequence[Pull]) -> None:
@@ -86,6 +89,16 @@ class PriorStep:
                 plain.append((parameter, pull.mean, metric, pull.residual))
         for batch in _batches(plain):
             _shrink(batch)
+        self._applied += 1
+        if self._applied % _FLUSH_EVERY == 0:
+            for parameter, mean, *_ in plain:
+                if mean is None:
+                    _flush(parameter)
+
+    def left_alone(self) -> None:
+        """What the optimizer did since the last step was not for these parameters."""
+        for watch in self._watched.values():
+            watch.stepped()
 
     def _watch(self, optimizer: Optimizer) -> _Watch:
         watch = self._watched.get(id(optimizer))
@@ -148,6 +161,15 @@ def _scale(parameter: nn.Parameter, mean: Tensor | None, metric: Metric, c: floa
         parameter.mul_(factor)
     else:
         parameter.sub_(mean).mul_(factor).add_(mean)
+
+
+def _flush(parameter: nn.Parameter) -> None:
+    """Weights below the smallest normal number become 0.
+
+    A factor alone never gets there: it shrinks a weight without a gradient to a subnormal number and, being rounded,
+    leaves it at one; on many processors arithmetic with these takes a hundred times as long.
+    """
+    parameter.masked_fill_(parameter.abs() < torch.finfo(parameter.dtype).tiny, 0)
 
 
 def _shrink(batch: Sequence[_Plain]) -> None:

@@ -119,7 +119,10 @@ class Rule(ABC):
         self._after_backward(scaler)
 
     def step(self, optimizer: Optimizer) -> None:
-        """To be called after ``optimizer.step()``: updates the precisions and applies the prior's part of the step.
+        """To be called after ``optimizer.step()``: applies the prior's part of the step and updates the precisions.
+
+        In this order: between the two the weights of a tight pathway are off by the optimizer's step, as far as it goes
+        whatever the precision, and a rule that measured them there would never let the pathway reach its bound.
 
         Raises:
             SofteqTypeError, SofteqValueError: an optimizer that the step does not follow, or that does not hold the
@@ -127,10 +130,10 @@ class Rule(ABC):
         """
         if not self._backwards:
             raise SofteqValueError("step: expected rule.backward(loss, output) before it, in place of loss.backward()")
-        self._update()
         self._prior_step.apply(optimizer, self._pulls())
         self._backwards = 0
         self.steps += 1
+        self._update()
         if self.record and self.steps >= self._next_record:
             self._next_record = self.steps + max(self.record, self.steps // 20)
             self._write()
@@ -169,7 +172,7 @@ class Rule(ABC):
         return
 
     def _update(self) -> None:
-        """Before the prior step, the optimizer has moved."""
+        """After the prior step: the weights are those of the network under the prior in force."""
         return
 
     def _facts(self, layer: str, pathway: str) -> dict[str, float]:

@@ -12,7 +12,8 @@ from softeq.pathways import EQUIVARIANT
 from softeq.prior import Prior
 from softeq.strength._rule import Rule, checked_precision
 
-_HARD = 1e12
+HARD = 1e12
+"""A residual precision that makes a soft network the hard one."""
 
 
 class Fixed(Rule):
@@ -75,7 +76,7 @@ class Annealed(Rule):
         """The residual precision at a step, counted from 0."""
         share = min(1.0, step / max(1, self.total - 1))
         if self.hard and share >= 0.95:
-            return _HARD
+            return HARD
         away = abs(share - self.turn) / (self.turn if share < self.turn else 1 - self.turn)
         return math.exp((1 - away) * math.log(self.loose) + away * math.log(self.tight))
 

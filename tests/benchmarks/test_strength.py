@@ -1,63 +1,101 @@
 """The benchmark of rules: resumable, its oracle, its table, and what a step costs."""
 
 import json
+import math
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import prior_step, strength
 from benchmarks.strength_problems import Problem, names, problem
+from benchmarks.strength_stack import train_stacked
+from benchmarks.strength_table import cells, details, summary
 from softeq import SoftLinear, Vector
 from softeq.groups import Z
 
 
-def tiny():
-    rep = Vector(Z(4))
-    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+def tiny(seed=0):
+    rep, wide = Vector(Z(4)), (2 * Vector)(Z(4))
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(seed))
+
+    def build(constraint):
+        torch.manual_seed(seed)
+        layers = (SoftLinear(a, b, constraint=constraint) for a, b in ((rep, wide), (wide, rep)))
+        return nn.Sequential(next(layers), nn.Tanh(), next(layers))
+
     return Problem(
-        build=lambda constraint: SoftLinear(rep, rep, constraint=constraint),
-        x=x, y=x.roll(1, 1), held=(x[:4], x[:4].roll(1, 1)), loss=torch.nn.functional.mse_loss,
+        build=build, x=x, y=x.roll(1, 1), held=(x[:4], x[:4].roll(1, 1)), loss=torch.nn.functional.mse_loss,
         error=lambda model: float(torch.nn.functional.mse_loss(model(x), x.roll(1, 1)).detach()), likelihood="gaussian",
-        steps=12, batch=8, lr=1e-2, grid=(1.0, 10.0), decays=(0.1,),
+        steps=12, batch=8, lr=1e-2, grid=(1.0, 100.0), decays=(0.1, 1.0), clip=1.0,
+        action=lambda g: (lambda v: v.roll(1, 1), lambda v: v.roll(1, 1)),
     )  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore::softeq.errors.SofteqWarning")
-def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(strength, "problem", lambda name, seed: tiny())
+@pytest.fixture
+def tiny_family(monkeypatch):
+    monkeypatch.setattr(strength, "problem", lambda name, seed: tiny(seed))
     monkeypatch.setattr(strength, "names", lambda family: ["tiny"])
+
+
+@pytest.mark.filterwarnings("ignore::softeq.errors.SofteqWarning")
+def test_a_killed_run_goes_on_where_it_was(tmp_path, tiny_family):
     out, said = tmp_path / "new" / "strength.jsonl", []
     assert strength.run_all(out, families=["z6"], seeds=1, limit=3, say=said.append) == 3
     with out.open("a") as file:
         file.write('{"problem": "tiny", "se')  # a line that was being written
-    wanted = len(strength.arms(tiny()))
-    assert strength.run_all(out, families=["z6"], seeds=1, say=said.append) == wanted - 3
+    strength.run_all(out, families=["z6"], seeds=1, say=said.append)
     assert strength.run_all(out, families=["z6"], seeds=1, say=said.append) == 0
     records = strength.read(out)
-    assert [r["arm"] for r in records] == strength.arms(tiny())
+    assert sorted(r["arm"] for r in records) == sorted(strength.arms(tiny()))
     assert all(r["error"] >= 0 for r in records)
     assert next(r for r in records if r["arm"] == "mackay")["precisions"]
-    held = {"problem": "tiny", "seed": 0, "arm": "validation:held=1"}
-    assert strength.train(tiny(), held["arm"], 0)["error"] >= 0
+    assert next(r for r in records if r["arm"] == "halving")["chosen"]
 
 
-def test_the_oracle_is_the_best_by_test_error_and_ratios_are_to_it():
-    def line(arm, seed, error):
-        return {"problem": "p", "seed": seed, "arm": arm, "error": error}
+@pytest.mark.parametrize("arms", [["hard"], ["none@0.1", "none@1"], ["soft@1", "soft@100"]])
+def test_networks_trained_at_once_are_those_trained_one_by_one(arms):
+    together = train_stacked({seed: tiny(seed) for seed in (0, 3)}, arms)
+    assert set(together) == {(seed, arm) for seed in (0, 3) for arm in arms}
+    for (seed, arm), found in together.items():
+        alone = strength.train(tiny(seed), arm, seed)
+        assert found["error"] == pytest.approx(alone["error"], rel=1e-4)
+        assert found["held_loss"] == pytest.approx(alone["held_loss"], rel=1e-4)
+
+
+def test_the_oracle_is_the_best_by_test_error_and_arms_are_compared_with_it_by_seed():
+    def line(arm, seed, error, problem="z6/n100/e0"):
+        return {"problem": problem, "seed": seed, "arm": arm, "error": error}
 
     errors = {
         "hard": (3.0, 3.0),
         "none@1": (2.0, 4.0),
         "soft@1": (1.0, 2.0),
         "soft@10": (4.0, 4.0),
-        "mackay": (0.5, 3.0),
+        "mackay": (0.5, 2.0),
     }
     records = [line(arm, seed, error) for arm, both in errors.items() for seed, error in enumerate(both)]
-    found = strength.ratios_to_oracle(records)
-    assert found["p", "soft@1"] == [1, 1]
-    assert found["p", "mackay"] == [0.5, 1.5]
-    assert "| p | 2 | soft@1: 1.5 | 2.25 |  | 1.00 |  |" in strength.markdown(records)
-    assert strength.ratios_to_oracle([r for r in records if r["arm"] != "hard"]) == {}
+    (cell,) = cells(records)
+    assert (cell.oracle, cell.against) == ("soft@1", 4)
+    assert cell.over("soft@1").value == 1
+    assert cell.over("mackay").value == pytest.approx(0.5**0.5)
+    assert cell.over("mackay", "hard").n == 2
+    assert "| z6/n100 | `mackay` | 1, 2 | 0.71 | 0.71 | met | yes |  |" in summary(records)
+    assert "| z6/n100 | `hard` | 1, 2 | 2.12 | 2.12 | no | yes |" in summary(records)
+    assert "soft@1 of 4: 1.5" in details(records)
+    assert cells([r for r in records if r["arm"] != "hard"]) == []
+    assert cells([*records, line("soft@100", 0, math.nan), line("soft@100", 1, math.nan)])[0].oracle == "soft@1"
+
+
+def test_classifiers_are_compared_by_differences():
+    records = [
+        {"problem": "images/n1000/turned", "seed": seed, "arm": arm, "error": error + 0.001 * seed}
+        for arm, error in {"hard": 0.2, "none@1": 0.3, "soft@1": 0.25, "mackay": 0.208, "dual": 0.22}.items()
+        for seed in (0, 1)
+    ]
+    text = summary(records)
+    assert "`mackay` | 1, 2 | +0.008 | +0.008 | met | worse |" in text
+    assert "`dual` | 1, 2 | +0.020 | +0.020 | no | worse |" in text
 
 
 @pytest.mark.parametrize("name", [names(family)[1] for family in ("z6", "inertia")])
@@ -79,14 +117,12 @@ def test_breaking_is_what_the_name_says():
 
 
 @pytest.mark.filterwarnings("ignore::softeq.errors.SofteqWarning")
-def test_the_command_and_the_cost(tmp_path, monkeypatch, capsys):
+def test_the_command_and_the_cost(tmp_path, tiny_family, capsys):
     from benchmarks.__main__ import main
 
-    monkeypatch.setattr(strength, "problem", lambda name, seed: tiny())
-    monkeypatch.setattr(strength, "names", lambda family: ["tiny"])
     out = tmp_path / "strength.jsonl"
     assert main(["strength", "--family", "z6", "--seeds", "1", "--out", str(out)]) == 0
-    assert "| tiny | 1 | " in capsys.readouterr().out
+    assert "| tiny | " in capsys.readouterr().out
     assert len(out.read_text().splitlines()) == len({json.loads(line)["arm"] for line in out.read_text().splitlines()})
     report = prior_step.run(quick=True, channels=8, rows=8, blocks=1, block_seconds=0.0)
     assert {row.arm for row in report.rows} == set(prior_step.ARMS)

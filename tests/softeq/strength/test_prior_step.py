@@ -306,3 +306,20 @@ def test_an_anchored_model_is_pulled_to_its_means():
         train(layer, one, OPTIMIZERS[name](layer.parameters()), loss, 400, lambda k: 0.99**k)
         assert float(layer.weight.detach()) == pytest.approx(2.0, rel=1e-3)
     assert float(prior_penalty(layer, Prior(residual=2.0)).detach()) == pytest.approx(1.0, rel=1e-2)
+
+
+def test_a_weight_that_decays_ends_at_zero_and_not_below_the_normal_numbers():
+    layer = single(1e-36).float()
+    one, optimizer = rule("fixed", layer, samples=1, prior=Prior(residual=1.0)), OPTIMIZERS["sgd"](layer.parameters())
+    tiny, weight = torch.finfo(torch.float32).tiny, layer.pathways["residual"].weight
+    seen = []
+    for _ in range(200):
+        optimizer.zero_grad()
+        one.backward(0 * layer(torch.ones(1, 1)).sum())
+        optimizer.step()
+        one.step(optimizer)
+        seen.append(float(weight.detach()))
+    assert 0 < min(value for value in seen if value > 0) < tiny  # it does pass there
+    assert seen[-1] == 0
+    factor = torch.tensor(1 / 1.05)
+    assert torch.tensor(1e-45) * factor > 0  # what the factor alone leaves for good

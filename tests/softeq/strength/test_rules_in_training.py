@@ -52,6 +52,7 @@ def options(name, model, loss_of):
         "annealed": {"steps": 10},
         "remul": {"action": turn},
         "validation": {"held": lambda: loss_of(model(X[:8]), 0)[0]},
+        "halving": {"held": lambda: loss_of(model(X[:8]), 0)[0], "steps": 20},
     }
     return extra.get(name, {})
 
