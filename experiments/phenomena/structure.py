@@ -26,14 +26,17 @@ from softeq.experiments.images.tasks import accuracy
 from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.quarters import QuarterTask, fitted, quarter_network
 from softeq.experiments.phenomena.structured import STRUCTURES, width_within
-from softeq.experiments.show.plots import COLOURS, draw_figure
+from softeq.experiments.show.plots import draw_figure
 from softeq.experiments.show.tables import choose_preset, scalar
+from softeq.experiments.training.arms import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from softeq.prior import soft_layers
 from softeq.strength import DEFAULT
 
 PIXELS, CLASSES, KERNEL = DIGITS_SIDE**2, 10, 3
 BUDGETS = (4_000, 16_000, 64_000)
 """Multiply-adds per image."""
+_COLOURS = (GREEN, GREY, PURPLE, ORANGE, BLUE, VERMILION, BLUE, VERMILION)
+_ERRORS = (0.15, 0.2, 0.3, 0.4, 0.6)  # ticks
 VARIANTS = (*STRUCTURES, "hard", "soft", "conv", "soft-conv")
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"seeds": 1, "sizes": [40, 20, 50], "budgets": [4_000], "steps": 10, "points": [HALF]},
@@ -175,13 +178,16 @@ def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
             drawn = [(mine[0][f"multiply_adds-{b}"], math.fsum(v) / len(v)) for b, v in values.items() if v]
             if drawn:
                 x, y = zip(*drawn, strict=True)
-                style: Any = {"color": COLOURS[k % len(COLOURS)], "ls": "-" if k < 4 else "--", "marker": "os^vDPX*"[k]}
+                style: Any = {"color": _COLOURS[k], "ls": "--" if "conv" in variant else "-", "marker": "os^vDPX*"[k]}
                 handles[variant] = panel.plot(x, y, ms=4, lw=1.4, **style)[0]
         panel.set_xscale("log")
         panel.set_yscale("log")
+        panel.set_xticks(BUDGETS, [f"{b:,}" for b in BUDGETS])
+        panel.minorticks_off()
+        panel.set_yticks(_ERRORS, [f"{e:g}" for e in _ERRORS])
         panel.set_xlabel("multiply-adds per image")
         panel.set_title(point, loc="left", fontsize=10)
-        panel.grid(which="both")
+        panel.grid(which="major")
     figure.axes[0].set_ylabel("test error, mean of seeds")
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, fontsize=8)
