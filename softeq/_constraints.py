@@ -6,6 +6,7 @@ A tensor v is invariant under the whole group exactly when drho(A) v = 0 for eve
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -55,6 +56,29 @@ class Constraints:
                 yield self._sum_of_modes(factors, x)
         for factors in self._discrete:
             yield self.modes(factors, x) - x
+
+    def mixed(self, count: int, skip: Sequence[int] = ()) -> Constraints:
+        """``count`` random combinations of the Lie algebra's generators, ``skip`` left out, and all discrete ones.
+
+        These constraints themselves where there are no more generators than that.
+        """
+        kept = [index for index in range(len(self._lie)) if index not in skip]
+        found = copy.copy(self)
+        found._lie = [self._lie[index] for index in kept]
+        if len(kept) <= count:
+            return found
+        generator = torch.Generator().manual_seed(0)
+        coefficients = torch.randn(count, len(kept), generator=generator, dtype=torch.float64)
+        stacks = [
+            torch.stack([self._full(self._lie[index], place) for index in kept]) for place in range(len(self.axes))
+        ]
+        combined = [torch.einsum("ki,iab->kab", coefficients, stack) for stack in stacks]
+        found._lie = [self._unit([matrices[k] for matrices in combined]) for k in range(count)]
+        return found
+
+    def _full(self, factors: Factors, place: int) -> Tensor:
+        size = self.sizes[place]
+        return factors.get(place, torch.zeros(size, size, dtype=torch.float64))
 
     def gram(self, x: Tensor) -> Tensor:
         """``sum_i C_i^T C_i x``, ``(n, k)`` to ``(n, k)``."""
