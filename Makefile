@@ -26,7 +26,7 @@ TORCH ?= torch
 NUMPY ?= numpy>=2
 test-core: | $(filter .uv-bootstrap/%,$(UV))
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-core
-	$(UV) pip install --quiet --python .venv-core/bin/python -e '.[e3nn,audit,images,tabular,molecules,experiments,dev]' '$(TORCH)' '$(NUMPY)'
+	$(UV) pip install --quiet --python .venv-core/bin/python -e '.[e3nn,audit,images,tabular,phenomena,molecules,experiments,dev]' '$(TORCH)' '$(NUMPY)'
 	.venv-core/bin/python -m pytest -q -n 2
 
 check: $(STAMP)
@@ -63,7 +63,7 @@ release-check: | $(filter .uv-bootstrap/%,$(UV))
 
 # `uv sync` installs the project itself in editable form, with what the tests and the comparisons need.
 $(STAMP): pyproject.toml | $(filter .uv-bootstrap/%,$(UV))
-	$(UV) sync --quiet --extra e3nn --extra escnn --extra audit --extra images --extra tabular --extra qm9 --extra experiments --extra dev
+	$(UV) sync --quiet --extra e3nn --extra escnn --extra audit --extra images --extra tabular --extra phenomena --extra qm9 --extra experiments --extra dev
 	@touch $@
 
 .uv-bootstrap/bin/uv:
