@@ -1,8 +1,9 @@
 """SoftR3Conv: what flows through a medium that is nearly the same in all directions.
 
 A density over a cube (generated here, seed 0) makes a flux down its gradient, and layers in the medium make it larger
-along z. From a few noisy measurements a hard layer, equivariant under all rotations of space, finds one number for all
-directions, soft finds the layers as well, free filters fit the noise. Needs the extra `escnn`.
+along z. From a few noisy measurements a hard layer, equivariant under all rotations of space, finds what escnn's smooth
+filters can say, the same in all directions; soft finds the layers and the finer part of the filter too; free filters
+fit more of the noise. Needs the extra `escnn`.
 """
 
 import torch
