@@ -214,7 +214,7 @@ def plot(records: list[dict[str, Any]], path: Any) -> None:
     """Accuracy and weight defect over the ratio of the decays."""
     preset = choose_preset(records)
     mine = [r for r in records if r["preset"] == preset]
-    draw_figure(path, (7.2, 3.6), lambda axes: _draw(axes, mine))
+    draw_figure(path, (7.2, 4.0), lambda axes: _draw(axes, mine))
 
 
 def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
@@ -238,10 +238,10 @@ def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
                 panel.plot(x, [sum(g) / len(g) for g in values], "o-", color=colour, ms=4, label=f"soft, {point}")
         panel.set_xscale("log")
         panel.set_xticks(RATIOS, [str(r) for r in RATIOS])
-        panel.set_xlabel("decay of the residual / of the equivariant pathway")
+        panel.set_xlabel("decay, residual / equivariant")
         panel.set_ylabel(label)
         panel.grid(which="major")
-    panels[0].legend(fontsize=7.5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     panels[1].set_title(BAND, loc="right", fontsize=8)
 
 
