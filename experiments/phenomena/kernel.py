@@ -42,7 +42,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "seeds": 5,
         "sizes": [200, 200, 597],
         "width": 8,
-        "steps": 150,
+        "steps": 600,
         "measured": 40,
         "points": [ROTATED, BROKEN],
     },
