@@ -58,11 +58,15 @@ def plot(rule: Rule, path: str | Path | None = None) -> Figure:
 
 
 def _lines(rule: Rule, key: str) -> dict[str, list[dict[str, Any]]]:
-    """The rows that have this key, by layer and pathway; equivariant pathways alone where their precision moves."""
+    """The rows that have this key, by layer and pathway, and by candidate where several were trained side by side.
+
+    Equivariant pathways alone where their precision moves.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rule.history:
         if key in row:
-            found.setdefault(f"{row['layer']} {row['pathway']}".strip(), []).append(row)
+            side = f"candidate {row['candidate']}: " if "candidate" in row else ""
+            found.setdefault(side + f"{row['layer']} {row['pathway']}".strip(), []).append(row)
     still = {
         name
         for name, rows in found.items()

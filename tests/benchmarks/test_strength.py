@@ -1,5 +1,6 @@
 """The benchmark of rules: resumable, its oracle, its table, and what a step costs."""
 
+import dataclasses
 import json
 import math
 
@@ -108,6 +109,21 @@ def test_problems_have_what_the_comparison_needs(name):
     first, second = one.build("soft").state_dict(), one.build("soft").state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert one.error(models["hard"]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::softeq.errors.SofteqWarning")
+def test_molecules_are_trained_on_energies_and_forces(monkeypatch):
+    for needed in ("e3nn", "ase", "tblite"):
+        pytest.importorskip(needed)
+    from softeq.experiments.molecules import field
+
+    monkeypatch.setattr(field, "SIZES", {"short": field.SIZES["smoke"]})  # a few frames of short walks
+    given = dataclasses.replace(problem("molecules/n200/0.02", 0), steps=2, batch=2)
+    for arm in ("hard", "soft@10", "variational", "validation"):
+        found = strength.train(given, arm, 0)
+        assert 0 < found["error"] < math.inf
+        assert 0 < found["held_loss"] < math.inf
 
 
 def test_breaking_is_what_the_name_says():

@@ -34,3 +34,19 @@ def test_it_draws_what_was_recorded(tmp_path):
     assert list(labels["1 residual"].get_ydata()) == [row["precision"] for row in rows]
     with pytest.raises(SofteqTypeError, match="rule: expected"):
         plot(model)
+
+
+def test_candidates_have_lines_of_their_own():
+    pytest.importorskip("matplotlib")
+    model = SoftLinear(REP, REP)
+    one = rule("halving", model, samples=20, held=lambda: 1.0, steps=60, candidates=(1e12, 1.0), record=2)
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = model(torch.randn(20, 5)).square().mean()
+        one.backward(loss)
+        optimizer.step()
+        one.step(optimizer)
+    labels = {line.get_label(): line for line in plot(one).axes[0].lines}
+    assert {"candidate 0: residual", "candidate 1: residual"} <= set(labels)
+    assert set(labels["candidate 1: residual"].get_ydata()) == {1.0}
