@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine.record import Record
-from softeq.experiments.show.plots import BAND, draw_arm, draw_figure
+from softeq.experiments.show.plots import BAND, draw_arm, draw_figure, label_log
 from softeq.experiments.show.tables import choose_preset, scalar
 from softeq.experiments.training.arms import parse
 
@@ -78,6 +78,7 @@ def _draw(axes: Axes, rows: Sequence[Sequence[Panel]], records: Sequence[Record]
 
 def _panel(axes: Axes, panel: Panel, records: Sequence[Record]) -> Mapping[str, Any]:
     handles, texts = {}, isinstance(panel.x[0], str)
+    drawn: list[float] = []
     where = list(range(len(panel.x))) if texts else [float(x) for x in panel.x]
     for variant in panel.variants or tuple(dict.fromkeys(r["variant"] for r in records)):
         x, groups = [], []
@@ -87,14 +88,17 @@ def _panel(axes: Axes, panel: Panel, records: Sequence[Record]) -> Mapping[str, 
             if finite:
                 x.append(float(place))
                 groups.append(finite)
+                drawn += finite
         if groups:
             handles[variant] = draw_arm(axes, x, groups, parse(variant).arm)
     if texts:
         axes.set_xticks(where, [str(text) for text in panel.x], fontsize=8)
     if panel.logx:
         axes.set_xscale("log")
-    if panel.logy:
+        label_log(axes.xaxis, min(map(float, panel.x)), max(map(float, panel.x)))
+    if panel.logy and drawn:
         axes.set_yscale("log")
+        label_log(axes.yaxis, min(drawn), max(drawn))
     axes.grid(which="major")
     axes.set_xlabel(panel.xlabel)
     axes.set_ylabel(panel.ylabel)
