@@ -142,8 +142,10 @@ class SoftConv(MergedLayer):
 
     @property
     def signature(self) -> str:
-        """See ``SoftLayer.signature``."""
-        return f"{self.window}, size {self.size}"
+        """See ``SoftLayer.signature``; written out, since checkpoints hold it."""
+        w = self.window
+        geometry = f"kernel={w.kernel}, stride={w.stride}, padding={w.padding}, dilation={w.dilation}"
+        return f"Window({geometry}, groups={w.groups}, mode={w.mode!r}), size {self.size}"
 
     def _merged_part(self, part: str) -> Tensor | None:
         own, free = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)

@@ -320,3 +320,11 @@ def test_hard_series_and_volumes_commute_with_cyclic_shifts(kind):
     hard = harden(layer)
     torch.testing.assert_close(hard(x.roll(shift, axes)), hard(x).roll(shift, axes), **TIGHT)
     assert (layer(x.roll(shift, axes)) - layer(x).roll(shift, axes)).norm() > 1e-4 * layer(x).norm()
+
+
+def test_what_checkpoints_say_of_the_layer_stays():
+    """Another text and they would be refused."""
+    layer = SoftConv2d(2, 2, (3, 5), padding=(1, 2), size=(6, 7))
+    assert layer.signature == (
+        "Window(kernel=(3, 5), stride=(1, 1), padding=(1, 2), dilation=(1, 1), groups=1, mode='zeros'), size (6, 7)"
+    )
