@@ -29,7 +29,7 @@ def data(
 ) -> None:
     """Generate the molecules that an experiment reads, or one molecule's frames; keep them; go on where one was killed.
 
-    A molecule walks without a field; with ``--field``, its frames are turned at random and labelled in that field.
+    A molecule walks without a field; with ``--field``, its frames are rotated at random and labelled in that field.
     """
     if jobs < 0:
         raise SofteqValueError(f"jobs: expected 0 or more, got {jobs}")

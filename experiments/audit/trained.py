@@ -4,7 +4,7 @@
     softeq audit --calculator softeq.experiments.audit.trained:soft --atoms frames.xyz
 
 Energies and forces are GFN2-xTB's (extra: ``engine``) at equilibrium geometries of `ase` with their atoms displaced at
-random by .08 Å and turned at random. Small and short: what training does to the symmetry, not how well it can be done.
+random by .08 Å and rotated at random. Small and short: what training does to the symmetry, not how well it can be done.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Frames(NamedTuple):
 
 
 def frames(count: int, seed: int) -> Frames:
-    """Ethanol, displaced and turned at random, with GFN2-xTB's answers; energies above that of the molecule at rest."""
+    """Ethanol, displaced and rotated at random, with GFN2-xTB's answers; energies above that of the one at rest."""
     generator = torch.Generator().manual_seed(seed)
     rest = torch.as_tensor(_ethanol().positions, dtype=torch.float64)
     drawn = torch.randn(count, *rest.shape, generator=generator, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""Images that are turned or shifted by a dial, and labels that may depend on the turn or the shift.
+"""Images that are rotated or shifted by a dial, and labels that may depend on the turn or the shift.
 
-An image is drawn from a `LabelledImages`, cut to the disc that fits into it (for turns) and moved once: turned by an
+An image is drawn from a `LabelledImages`, cut to the disc that fits into it (for turns) and moved once: rotated by an
 angle that is uniform in [-reach, reach] degrees, or placed on a larger canvas at whole pixels from the centre that are
 uniform in -reach .. reach - 1, down and to the right. Beyond the image everything is black.
 

@@ -1,6 +1,6 @@
 """Frames of a molecule in motion, in vacuum or in a uniform electric field: Langevin dynamics on GFN2-xTB, by ase.
 
-A set is many short walks. Each starts from the molecule's GFN2-xTB minimum turned at random, with Maxwell velocities,
+A set is many short walks. Each starts from the molecule's GFN2-xTB minimum rotated at random, with Maxwell velocities,
 walks to equilibrium and is then sampled; its frames are one block, and splits go by blocks.
 
 The field is the dial: it breaks SO(3) to the rotations about it. A molecule that walks in it aligns within a quarter of
@@ -187,7 +187,7 @@ def in_field(
     jobs: int = 1,
     done: Done = lambda finished, total: None,
 ) -> Frames:
-    """The frames of `trajectory` in vacuum, each turned at random and labelled in a field along z; kept beside them.
+    """The frames of `trajectory` in vacuum, each rotated at random and labelled in a field along z; kept beside them.
 
     The arguments and errors are those of `trajectory`; geometries and directions do not depend on ``field``.
     """
@@ -201,7 +201,7 @@ def in_field(
 
 
 def _relabelled(frames: Frames, seed: list[int], name: str, folder: str | Path | None) -> Frames:
-    """Each frame turned at random and labelled by the engine in the frames' field; read where it is."""
+    """Each frame rotated at random and labelled by the engine in the frames' field; read where it is."""
     place = data_folder() if folder is None else Path(folder)
     path = place / f"{name}.npz"
     with held(place / f"{name}.lock"):
@@ -217,7 +217,7 @@ def _relabelled(frames: Frames, seed: list[int], name: str, folder: str | Path |
 
 
 def turned(frames: Frames, sampling: Sampling, *, first_block: int, folder: str | Path | None = None) -> Frames:
-    """The frames of blocks from ``first_block`` on, each turned at random, labelled by the engine in the same field.
+    """The frames of blocks from ``first_block`` on, each rotated at random, labelled by the engine in the same field.
 
     At most 200 of them, evenly over the blocks. Kept beside the set.
 

@@ -187,7 +187,7 @@ def _columns(kind: str) -> tuple[Column, ...]:
     names = headers(kind)
     still = {p.name for p in DIALS[kind] if p.reach < max(q.reach for q in DIALS[kind])}
     moved = {name: header for name, header in names.items() if any(name.endswith(s) for s in still) and name != "180"}
-    how = "turned" if kind == "rotation" else "shifted"
+    how = "rotated" if kind == "rotation" else "shifted"
     return (
         *(Column(f"accuracy@{name}", header, ".3f") for name, header in names.items()),
         *(Column(f"moved_accuracy@{name}", f"{header}, test {how}", ".3f") for name, header in moved.items()),
@@ -224,9 +224,9 @@ def _comparison(kind: str, summary: str, notes: tuple[str, ...]) -> Comparison:
 COMPARISONS: dict[str, Comparison] = {
     "rotation": _comparison(
         "rotation",
-        "hard, soft, none, augmented on turned images: from upright to labels that depend on the angle",
+        "hard, soft, none, augmented on rotated images: from upright to labels that depend on the angle",
         (
-            "Test accuracy. ±a: all images turned by angles up to a. Test turned: test images by up to ±180°.",
+            "Test accuracy. ±a: all images rotated by angles up to a. Test rotated: test images by up to ±180°.",
             "Hard is exact under quarter turns (C4; C8 in the paper preset adds eighths as far as filters can be"
             " sampled), not under small turns: its LEE is not 0.",
         ),

@@ -2,7 +2,7 @@
 
 ``md-field``: ethanol at 500 K in a uniform electric field, which breaks SO(3) to the rotations about it, from none to
 strong. A hard model that is not told of the field cannot see its direction; ``hard+cause`` is told, and is the honest
-rival of softness. ``md-ethanol`` and ``md-aspirin`` are free of fields and larger; ``rmd17`` is the published set.
+rival of soft layers. ``md-ethanol`` and ``md-aspirin`` are free of fields and larger; ``rmd17`` is the published set.
 The number in a variant's name is that of its training frames.
 """
 
@@ -95,8 +95,8 @@ def _field_columns() -> tuple[Column, ...]:
     first, last = point_name(FIELDS[0]), point_name(FIELDS[-1])
     return (
         *(Column(f"force_mae_mev_per_a@{point_name(f)}", f"forces, {f:g} au") for f in FIELDS),
-        Column(f"turned_force_mae_mev_per_a@{first}", f"turned, {first} au"),
-        Column(f"turned_force_mae_mev_per_a@{last}", f"turned, {last} au"),
+        Column(f"turned_force_mae_mev_per_a@{first}", f"rotated, {first} au"),
+        Column(f"turned_force_mae_mev_per_a@{last}", f"rotated, {last} au"),
         Column(f"equivariance_error@{last}", f"equivariance error, {last} au", ".2g"),
         Column(f"weight_defect_mean@{first}", f"weight defect, {first} au", ".2g"),
         Column(f"weight_defect_mean@{last}", f"weight defect, {last} au", ".2g"),
@@ -108,7 +108,7 @@ def _columns(names: Mapping[str, str]) -> tuple[Column, ...]:
     keys = {
         "force_mae_mev_per_a": "forces",
         "energy_mae_mev": "energy",
-        "turned_force_mae_mev_per_a": "forces, turned",
+        "turned_force_mae_mev_per_a": "forces, rotated",
         "equivariance_error": "equivariance error",
         "weight_defect_mean": "weight defect",
         "seconds_per_step": "s / step",
@@ -128,7 +128,7 @@ def _plot(records: list[dict[str, Any]], path: Any) -> None:
 
 _NOTES = (
     "Mean absolute errors on test frames of other walks: forces in meV/Angstrom, energies in meV.",
-    "Turned: each test frame turned at random, its labels those of the turned molecule in the unturned field.",
+    "Rotated: each test frame rotated at random, its labels those of the rotated molecule in the field as it was.",
     "Variants: arm and training frames.",
 )
 

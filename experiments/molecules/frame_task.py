@@ -45,7 +45,7 @@ class FrameTask(Task):
     Args:
         data: the frames.
         measured: test frames whose Lie derivative is taken.
-        augment: by which rotations training frames are turned: all of them (``"assumed"``) or those about z
+        augment: by which rotations training frames are rotated: all of them (``"assumed"``) or those about z
             (``"true"``); None where there is no augmentation.
     """
 
@@ -142,7 +142,7 @@ def _errors(model: SoftPotential, frames: Split, data: Point) -> dict[str, float
 
 
 def _equivariance_error(model: SoftPotential, data: Point) -> float:
-    """``rms(F(g x) - g F(x)) / rms(F)``, each test frame turned by an element of its own; the field is not turned."""
+    """``rms(F(g x) - g F(x)) / rms(F)``, each test frame rotated by an element of its own; the field is not rotated."""
     g = rotations(len(data.test.x), 11).to(data.test.x)
     forces = predicted(model, data.test.x, data)[1]
     moved = predicted(model, _turn(g, data.test.x), data)[1]

@@ -107,7 +107,7 @@ def _trajectory(
 
 
 def frames_of(point: Mapping[str, Any]) -> tuple[Frames, Frames | None]:
-    """The frames of a point, and test frames turned at random with the engine's labels in the unturned field.
+    """The frames of a point, and test frames rotated at random with the engine's labels in the field as it was.
 
     Args:
         point: ``source`` is ``"trajectory"``, with ``molecule``, ``field_au``, ``directions`` (``uniform``: see
@@ -134,7 +134,7 @@ def rotations(count: int, seed: int) -> Tensor:
 
 
 def _rotated(frames: Frames) -> Frames:
-    """The same molecules turned at random, their forces with them: right where the energy is invariant."""
+    """The same molecules rotated at random, their forces with them: right where the energy is invariant."""
     g = rotations(len(frames), 7).numpy()
     positions, forces = (np.einsum("bij,bnj->bni", g, a) for a in (frames.positions, frames.forces))
     return Frames(frames.name, frames.numbers, positions, frames.energies, forces, frames.block, about=frames.about)

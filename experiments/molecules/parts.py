@@ -60,7 +60,7 @@ class Part:
         return math.nan if self.dipole_size is None else rms(self.dipole_size) / math.sqrt(3)
 
     def turned(self, g: Tensor) -> Part:
-        """Each molecule turned by its own of ``g``, ``(B, 3, 3)``, and its dipole with it."""
+        """Each molecule rotated by its own of ``g``, ``(B, 3, 3)``, and its dipole with it."""
         places = [place @ own.T for place, own in zip(self.places, g, strict=True)]
         dipole = None if self.dipole is None else torch.einsum("bij,bj->bi", g, self.dipole)
         return dataclasses.replace(self, places=places, dipole=dipole)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _DEFECT = "weight_defect_mean"
 _ROWS = {
     "force_mae_mev_per_a": "force error, meV/Å",
-    "turned_force_mae_mev_per_a": "force error, turned, meV/Å",
+    "turned_force_mae_mev_per_a": "force error, rotated, meV/Å",
     _DEFECT: "weight defect",
 }
 

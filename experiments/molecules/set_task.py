@@ -52,7 +52,7 @@ class MoleculeTask(Task):
         return len(self.train.places)
 
     def loss(self, model: Any, rows: Tensor, motion: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """See `_loss`; each molecule turned at random where ``motion`` is given. The output beside it: energy and
+        """See `_loss`; each molecule rotated at random where ``motion`` is given. The output beside it: energy and
         dipole, ``(b, 4)``, in units of their sizes."""
         part = self.train.rows(rows)
         if motion is not None:

@@ -66,7 +66,15 @@ def options_of(size: Size, variant: Variant) -> dict[str, Any]:
 
 
 def _comparison(name: str, summary: str, dipole: str) -> Comparison:
-    headers = ("energy", "energy, turned", "dipole", "dipole, turned", "equivariance error", "of the dipole", "defect")
+    headers = (
+        "energy",
+        "energy, rotated",
+        "dipole",
+        "dipole, rotated",
+        "equivariance error",
+        "of the dipole",
+        "defect",
+    )
     return Comparison(
         name=name,
         summary=summary,
@@ -83,7 +91,7 @@ def _comparison(name: str, summary: str, dipole: str) -> Comparison:
             Column("training_seconds", "training, s"),
         ),
         notes=(
-            f"Energies: mean absolute error, meV. Dipoles: mean {dipole}, e Angstrom. Turned: at random.",
+            f"Energies: mean absolute error, meV. Dipoles: mean {dipole}, e Angstrom. Rotated: at random.",
             "Variants: arm and training molecules.",
         ),
     )

@@ -238,11 +238,11 @@ def test_what_ends_the_program_in_forward_ends_one_model(call, tmp_path):
 def test_a_file_name_that_is_no_text(call, tmp_path):
     from PIL import Image
 
-    (tmp_path / "pictures").mkdir()
-    Image.effect_noise((20, 20), 50).save(tmp_path / "pictures" / "good.png")
-    with open(os.path.join(os.fsencode(tmp_path), b"pictures", b"caf\xe9.png"), "wb") as file:
+    (tmp_path / "photographs").mkdir()
+    Image.effect_noise((20, 20), 50).save(tmp_path / "photographs" / "good.png")
+    with open(os.path.join(os.fsencode(tmp_path), b"photographs", b"caf\xe9.png"), "wb") as file:
         file.write(b"no image")
-    done = call(MODEL, flags=("--images", "pictures", "--flows", "rotation"))
+    done = call(MODEL, flags=("--images", "photographs", "--flows", "rotation"))
     assert _record(tmp_path)["metrics"]["skipped"][0][0] == "caf\\udce9.png"
     assert "caf\\udce9.png" in (tmp_path / "runs" / "audit.html").read_text("utf-8")
     assert done.exit_code == 0, done.stderr

@@ -39,7 +39,7 @@ def sentences(flows: Mapping[str, AuditRecord], settings: Mapping[str, Any]) -> 
     found = [
         _moved("Moved by one pixel", metrics, [(flow, 1.0) for flow in _SHIFTS]),
         _moved("Moved by eight pixels", metrics, [(flow, 8.0) for flow in _SHIFTS]),
-        _moved("Turned by 10 degrees", metrics, [("rotation", -10.0), ("rotation", 10.0)]),
+        _moved("Rotated by 10 degrees", metrics, [("rotation", -10.0), ("rotation", 10.0)]),
         _moved("A tenth smaller or larger", metrics, [("scale", 0.9), ("scale", 1.11)]),
         _arises(metrics),
         _against_control(metrics, control_words(settings)),

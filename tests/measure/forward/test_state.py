@@ -89,16 +89,16 @@ def _forward(model, x):
     return Restless.forward(model, x)
 
 
-def picture(value):
+def snapshot(value):
     """Everything that a network holds, as comparable values; tensors by type, identity of memory, and numbers."""
     if isinstance(value, nn.Module):
-        return {name: picture(held) for name, held in value.__dict__.items() if name != "forward"}
+        return {name: snapshot(held) for name, held in value.__dict__.items() if name != "forward"}
     if isinstance(value, dict):
-        return [(str(key), picture(held)) for key, held in value.items()]
+        return [(str(key), snapshot(held)) for key, held in value.items()]
     if isinstance(value, list | tuple | deque | set):
-        return [picture(held) for held in value]
+        return [snapshot(held) for held in value]
     if isinstance(value, Notes):
-        return picture(value.__dict__)
+        return snapshot(value.__dict__)
     if isinstance(value, torch.Tensor):
         kept = (type(value).__name__, value.data_ptr(), value.requires_grad, value.tolist())
         return (*kept, None if value.grad is None else value.grad.tolist())
@@ -129,7 +129,7 @@ def test_the_model_is_left_exactly_as_it_was(name, wrapped, fails):
     model = freed(network(fails))
     if wrapped:
         model.eval()
-    before, drawn = picture(model), chance()
+    before, drawn = snapshot(model), chance()
     try:
         MEASURES[name]((lambda x: model(x) * 2) if wrapped else model)
         assert not fails
@@ -137,7 +137,7 @@ def test_the_model_is_left_exactly_as_it_was(name, wrapped, fails):
         assert not fails  # level couples the batch, weights are written into: refusing is right too
     except KeyError:
         assert fails
-    assert picture(model) == before
+    assert snapshot(model) == before
     assert chance() == drawn
 
 
@@ -276,9 +276,9 @@ def test_lazy_modules_are_refused_with_the_reason():
 
 def test_control_without_the_guard_things_change():
     model = freed(network())
-    before = picture(model)
+    before = snapshot(model)
     model(X)
-    assert picture(model) != before
+    assert snapshot(model) != before
     kept = Kept([model])
     model(X)
     assert kept.drew() is False
