@@ -1,5 +1,6 @@
 """Shared by all tests: exact arithmetic settings, the marks' skips, and a cache folder of the tests' own."""
 
+import importlib.util
 import os
 
 import pytest
@@ -21,6 +22,35 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow: run with --run-slow"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+OPTIONAL = ("escnn", "laplace")  # not on every supported Python; all else the suite needs
+
+
+def _lacking(error):
+    """The optional package whose absence is at the bottom of an error; None where it is another error."""
+    while error is not None:
+        name = (getattr(error, "name", None) or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and name in OPTIONAL and importlib.util.find_spec(name) is None:
+            return name
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _skip_where_lacking(outcome):
+    lacking = _lacking(outcome.excinfo[1]) if outcome.excinfo else None
+    if lacking:
+        outcome.force_exception(pytest.skip.Exception(f"{lacking} is not installed"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_setup(item):
+    _skip_where_lacking((yield))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    _skip_where_lacking((yield))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -93,13 +93,14 @@ def _allowed() -> list[Any]:
     dates = [datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone]
     paths = [pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PurePath, pathlib.Path]
     # A Windows path cannot be built elsewhere; the pure one holds the same text.
-    foreign = [(pathlib.PureWindowsPath, f"pathlib.{name}") for name in ("WindowsPath", "PureWindowsPath")]
-    moved = [(cls, f"pathlib._local.{cls.__name__}") for cls in paths]  # where Python 3.13 keeps them
+    foreign = [(pathlib.PureWindowsPath, name) for name in ("WindowsPath", "PureWindowsPath")]
+    named = [*((cls, cls.__name__) for cls in paths), *foreign]
+    placed = [(cls, f"{home}.{name}") for cls, name in named for home in ("pathlib", "pathlib._local")]  # 3.13's
     inert = [(_Settings, name) for name in _STAND_INS] + [
         (_queue, "collections.deque"),
         (_Settings, "collections.defaultdict"),
     ]
-    return [*plain, *dates, *paths, *foreign, *moved, *_numpy_types(), *inert]
+    return [*plain, *dates, *placed, *_numpy_types(), *inert]
 
 
 def read_file(path: str | Path) -> Any:
