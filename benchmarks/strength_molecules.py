@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ class Molecules(Problem):
         training, validation: the frames, each as a task that has its training frames there.
     """
 
-    training: FrameTask = None  # type: ignore[assignment]
-    validation: FrameTask = None  # type: ignore[assignment]
+    training: FrameTask = field(kw_only=True)
+    validation: FrameTask = field(kw_only=True)
 
     def fit(self, model: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Problem.fit``."""
@@ -39,7 +39,7 @@ class Molecules(Problem):
             return self.held_batch(model, torch.arange(len(self.held[0]))).item()
 
 
-def molecules(frames: int, field: float, seed: int) -> Molecules:
+def molecules(frames: int, field_au: float, seed: int) -> Molecules:
     """``md-field`` at this field in atomic units, its smallest network; the error is of forces in meV/Angstrom."""
     from dataclasses import replace
 
@@ -50,7 +50,7 @@ def molecules(frames: int, field: float, seed: int) -> Molecules:
 
     size = SIZES["short"]
     variant = parse(f"soft-{frames}")
-    (point,) = [p for p in points_of("md-field", size, variant) if p["field_au"] == field]
+    (point,) = [p for p in points_of("md-field", size, variant) if p["field_au"] == field_au]
     data = prepared(point, {"seed": seed, "dtype": "float32", "device": "cpu"})
     training = FrameTask(data, 0)
     validation = FrameTask(replace(data, train=data.validation), 0)

@@ -111,3 +111,21 @@ def fresh_cache(tmp_path, monkeypatch):
     cache.clear_memory_cache()
     yield tmp_path / "bases"
     cache.clear_memory_cache()
+
+
+@pytest.fixture
+def exact_wigner_matrices(monkeypatch):
+    """e3nn makes Wigner matrices in the default dtype: 1e-7 off where that is float32, whatever they are cast to."""
+    from e3nn import o3  # here, since most tests need no e3nn
+
+    original = o3.Irreps.D_from_matrix
+
+    def exact(self, matrix):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            return original(self, matrix)
+        finally:
+            torch.set_default_dtype(before)
+
+    monkeypatch.setattr(o3.Irreps, "D_from_matrix", exact)

@@ -9,21 +9,7 @@ from softeq import Prior, fold, harden, prior_penalty
 from softeq._irreps_gate import ACTIVATIONS, SoftGate
 from softeq.errors import SofteqTypeError, SofteqValueError
 
-
-@pytest.fixture(autouse=True)
-def exact_wigner_matrices(monkeypatch):
-    """e3nn makes Wigner matrices in the default dtype: 1e-7 off where that is float32, whatever they are cast to."""
-    original = o3.Irreps.D_from_matrix
-
-    def exact(self, matrix):
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
-            return original(self, matrix)
-        finally:
-            torch.set_default_dtype(before)
-
-    monkeypatch.setattr(o3.Irreps, "D_from_matrix", exact)
+pytestmark = pytest.mark.usefixtures("exact_wigner_matrices")
 
 
 def turned(function, irreps_in, irreps_out, *inputs):

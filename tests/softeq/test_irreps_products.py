@@ -14,20 +14,7 @@ from softeq.errors import SofteqTypeError, SofteqValueError
 ONE, TWO, WANTED = "4x0e + 3x1o", "1x0e + 1x1o + 1x2e", "4x0e + 2x1o + 2x2e"
 
 
-@pytest.fixture(autouse=True)
-def exact_wigner_matrices(monkeypatch):
-    """e3nn makes Wigner matrices in the default dtype: 1e-7 off where that is float32, whatever they are cast to."""
-    original = o3.Irreps.D_from_matrix
-
-    def exact(self, matrix):
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
-            return original(self, matrix)
-        finally:
-            torch.set_default_dtype(before)
-
-    monkeypatch.setattr(o3.Irreps, "D_from_matrix", exact)
+pytestmark = pytest.mark.usefixtures("exact_wigner_matrices")
 
 
 def turned(function, irreps_in, irreps_out, *inputs):
