@@ -73,6 +73,7 @@ def equivariance_decibels(
     boundary: str = "mirror",
     seed: int = 0,
     level: float = 0.95,
+    batch_size: int | None = None,
 ) -> Decibels:
     """EQ-T, EQ-T_frac or EQ-R of a network from images to maps (or to whatever `action` moves).
 
@@ -85,6 +86,7 @@ def equivariance_decibels(
         draws: motions, the same for all samples; each costs a forward pass.
         boundary: how x goes on beyond its edge; the output's pixels that come from there are left out.
         seed, level: of the motions and the interval.
+        batch_size: samples at once; None: all.
 
     Raises:
         NotMeasurable: the output does not move so, is not finite, is constant, no pixel is left to compare, or no shift
@@ -92,28 +94,36 @@ def equivariance_decibels(
         SofteqValueError, SofteqTypeError: bad options or input.
     """
     _check(kind, action, draws, seed)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, 1)
     check_choice("bspline", boundary)
     x = checked(x)
     FLOWS["rotation"].images(x)  # raises where it is no batch of images
-
-    def read(z: Tensor) -> Tensor:
-        with measurable(f, fused=True), torch.no_grad():
-            found = action.select(f(z))
-        check_batch(found, len(z))
-        if not found.is_floating_point() or not bool(found.isfinite().all()):
-            raise NotMeasurable(f"output: expected finite floating numbers, got {found.dtype} with NaN or infinity")
-        return found
-
+    found, ends, motions = [], [], list[_Motion]()
     with unchanged(f):
-        value = read(x.clone())
-        check_separate(f, x, value, action.select)
-        errors = _errors(read, x, value, action, _motions(kind, x, value, action, draws, seed), boundary)
-    top = float(value.max() - value.min()) if peak is None else float(peak)
+        for part in x.split(batch_size or len(x)):
+            value = _read(f, action, part.clone())
+            if not motions:
+                check_separate(f, part, value, action.select)
+                motions = _motions(kind, part, value, action, draws, seed)
+            ends += [float(value.min()), float(value.max())]
+            found.append(_errors(f, part, value, action, motions, boundary))
+    errors, top = torch.cat(found), max(ends) - min(ends) if peak is None else float(peak)
     if not (top > 0 and math.isfinite(top)):
         raise NotMeasurable(f"peak: expected a positive range of the output, got {top}")
     low, high = bootstrap_interval(errors, level, seed=seed)
-    ends = (_decibels(top, high), _decibels(top, low))
-    return Decibels(kind, _decibels(top, float(errors.mean())), ends, top, errors)
+    interval = (_decibels(top, high), _decibels(top, low))
+    return Decibels(kind, _decibels(top, float(errors.mean())), interval, top, errors)
+
+
+def _read(f: Callable[[Tensor], Any], action: Action, x: Tensor) -> Tensor:
+    """What moves of f(x)."""
+    with measurable(f, fused=True), torch.no_grad():
+        found = action.select(f(x))
+    check_batch(found, len(x))
+    if not found.is_floating_point() or not bool(found.isfinite().all()):
+        raise NotMeasurable(f"output: expected finite floating numbers, got {found.dtype} with NaN or infinity")
+    return found
 
 
 def _check(kind: str, action: Action, draws: int, seed: int) -> None:
@@ -199,7 +209,7 @@ def _base(flow: Flow) -> AffineFlow | None:
 
 
 def _errors(
-    read: Callable[[Tensor], Tensor],
+    f: Callable[[Tensor], Any],
     x: Tensor,
     value: Tensor,
     action: Action,
@@ -210,7 +220,7 @@ def _errors(
     total, count = torch.zeros(len(x), dtype=torch.float64), 0
     for motion in motions:
         outer = action.flow(motion.flow, tuple(x.shape), tuple(value.shape))
-        after = read(motion.of(x, boundary))
+        after = _read(f, action, motion.of(x, boundary))
         base = _base(outer)
         if base is None:
             difference = (outer(value, motion.t).double() - after.double()).reshape(len(x), -1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from softeq.experiments.audit.batches import Batches, Meter
 from softeq.experiments.audit.curve import CURVES, curve, displacements, own_flow
+from softeq.experiments.audit.decibels import DRAWS, KINDS, decibels, refusal
 from softeq.experiments.audit.metrics import directions, numbers, split, thumbnail, tile
 from softeq.experiments.audit.picked import Picked, declared
 from softeq.experiments.audit.settings import Settings
@@ -168,6 +169,25 @@ class Audit:
                 found[flow] = {"not_measurable": str(error)}
         return found
 
+    def decibels(self, flows: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Flow -> EQ-T and the like -> what was found, or why there is none; nothing of other flows."""
+        own, action, found = self.settings, self.output, dict[str, dict[str, Any]]()
+        for kind in dict.fromkeys(kind for flow in flows for kind in KINDS.get(flow, ())):
+            if not (own.moves and isinstance(action, Action)):
+                found[kind] = refusal(own.output)
+                continue
+
+            def measure(size: int, chunk: int | None, kind: str = kind, action: Action = action) -> dict[str, Any]:
+                with self.meter.watching(self.model.module, 1.0):
+                    options: dict[str, Any] = {"boundary": own.boundary, "batch_size": size, "seed": own.seed}
+                    return decibels(self.model.module, self.images.x, kind, action, **options)
+
+            try:
+                found[kind] = self.batches.run(measure)
+            except NotMeasurable as error:
+                found[kind] = {"not_measurable": str(error)}
+        return {flow: {kind: found[kind] for kind in KINDS[flow]} for flow in flows if flow in KINDS}
+
     def accuracy(self) -> float | None:
         """The share of the labelled images whose largest output is their label's; None without labels or classes."""
         labels = self.images.labels
@@ -203,6 +223,7 @@ def measure_model(
     extra = (len(STENCILS) - 1) * min(settings.stencil_images, len(x)) * _LEE
     layers = len(flows) * min(settings.layerwise_images, len(x)) * _LAYERS if settings.layerwise else 0.0
     passes = sum(1 + len(displacements(flow, model.image_size)[0]) for flow in flows if flow in CURVES)
+    passes += len({kind for flow in flows for kind in KINDS.get(flow, ())}) * (1 + DRAWS) if settings.moves else 0
     audit = Audit(
         model,
         images,
@@ -214,6 +235,7 @@ def measure_model(
     result = audit.lee(flows, settings.stencil, x, control=True)
     maps = audit.maps(flows)
     curves = audit.curves([flow for flow in flows if flow in CURVES])
+    followed = audit.decibels(flows)
     stencils = audit.stencils(flows, result)
     shared = {
         "accuracy": audit.accuracy(),
@@ -231,6 +253,7 @@ def measure_model(
             {
                 **numbers(result, k, classes=audit.classes),
                 "curve": curves.get(flow),
+                "decibels": followed.get(flow),
                 "stencils": stencils[flow],
                 **shared,
                 "layerwise": splits.get(flow),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from softeq.errors import SofteqError, SofteqValueError
+from softeq.experiments.audit.decibels import DRAWS
 from softeq.experiments.engine import registry
 from softeq.measure.controls import CONTROLS
 from softeq.measure.loading.model import Preparation
@@ -144,6 +145,11 @@ class Settings:
         declared: dict[str, str | Action | None] = {"map": ImageMap(), "vector": Invariant(), "tokens": None}
         return declared.get(self.output, self.output)
 
+    @property
+    def moves(self) -> bool:
+        """Whether the output is of places, which should move with the image."""
+        return self.output in ("map", "tokens")
+
     def control_of(self, count: int) -> str:
         """The control of so many images."""
         if self.control != "auto":
@@ -168,4 +174,5 @@ class Settings:
             "seed": self.seed,
             "stencil_images": min(self.stencil_images, count),
             "layerwise": min(self.layerwise_images, count) if self.layerwise else 0,
+            **({"decibel_draws": DRAWS} if self.moves else {}),
         }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from softeq.experiments.audit.recorder import AuditEvent
 from softeq.experiments.show.render import format_number
@@ -49,7 +51,9 @@ class AuditTally:
             return f"not measurable: {event.metrics['not_measurable']}"
         value, ratio = (event.metrics.get(key) for key in ("lee_mean", "ratio_to_control"))
         shown = [("nothing measured" if v is None else format_number(float(v), ".3g")) for v in (value, ratio)]
-        return f"LEE ({self.norm}) {shown[0]}, {shown[1]} of the control"
+        followed = event.metrics.get("decibels") or {}
+        told = "".join(f", {kind} {_decibels(one)}" for kind, one in followed.items() if "not_measurable" not in one)
+        return f"LEE ({self.norm}) {shown[0]}, {shown[1]} of the control{told}"
 
     def _left(self, event: AuditEvent) -> str:
         share = (self.recorded + event.done / max(event.total, 1)) / self.total
@@ -65,3 +69,7 @@ class AuditTally:
     def label(self, event: AuditEvent) -> str:
         """The model's name."""
         return event.model
+
+
+def _decibels(found: Mapping[str, Any]) -> str:
+    return "exact" if found["value"] is None else f"{found['value']:.1f} dB"

@@ -209,6 +209,11 @@ def test_a_map_that_moves_along_has_no_error(call, tmp_path):
     assert first["metrics"]["lee_mean"] < 1e-20
     assert second["metrics"]["lee_mean"] > 1e-3
     assert first["config"]["mean"] == [0.5]
+    assert (first["config"]["decibel_draws"], set(first["metrics"]["decibels"])) == (8, {"EQ-T", "EQ-T_frac"})
+    assert first["metrics"]["decibels"]["EQ-T"]["error"] < 1e-20
+    assert "no pixel of the map is left" in second["metrics"]["decibels"]["EQ-R"]["not_measurable"]
+    page = (tmp_path / "runs" / "audit.html").read_text()
+    assert "No EQ-R: output: no pixel of the map is left" in page
 
 
 def test_several_outputs_and_none_picked(call, tmp_path):

@@ -40,7 +40,7 @@ def test_turns():
         equivariance_decibels(f, smooth, "EQ-R", ImageMap(), peak=1.0, draws=3).value
         for f in (nn.Identity(), torch.sin, lambda x: (x + x.roll(1, -1)) / 2)
     ]
-    assert found[0] > 45  # its own filters are no exact projections: no network reaches more
+    assert found[0] > 45  # its own filters are no exact projections
     assert found[1] > 45
     assert found[2] < 35
 
@@ -60,6 +60,18 @@ def test_maps_of_other_sizes_and_tokens():
         equivariance_decibels(nn.AvgPool2d(4), X, "EQ-T", ImageMap())
     with pytest.raises(NotMeasurable, match="no pixel of the map is left"):
         equivariance_decibels(nn.Identity(), X[..., :8, :8], "EQ-R", ImageMap())
+
+
+def test_batches_change_nothing():
+    for kind in ("EQ-T", "EQ-T_frac"):
+        whole, parts = (
+            equivariance_decibels(
+                nn.AvgPool2d(2), X * torch.tensor([1.0, 2.0, 3.0])[:, None, None, None], kind, ImageMap(), batch_size=n
+            )
+            for n in (None, 2)
+        )
+        assert (whole.value, whole.peak) == pytest.approx((parts.value, parts.peak))
+        torch.testing.assert_close(whole.errors, parts.errors)
 
 
 def test_channels_that_turn_and_channels_last():
@@ -103,6 +115,7 @@ def test_what_stays_in_the_frame():
         ({"kind": "EQ-S"}, SofteqValueError, "kind: expected one of"),
         ({"action": "map"}, SofteqTypeError, "action: expected an Action"),
         ({"draws": 0}, SofteqValueError, "draws: expected at least 1"),
+        ({"batch_size": 0}, SofteqValueError, "batch_size: expected at least 1"),
         ({"boundary": "zeros"}, SofteqValueError, "boundary: expected"),
         ({"peak": -1.0}, NotMeasurable, "peak: expected"),
         ({"f": torch.zeros_like}, NotMeasurable, "peak: expected"),

@@ -93,6 +93,9 @@ _METRICS: Mapping[str, Check] = {
     "relative_per_sample": _list(_or_none(_number)),
     "top_slope_per_sample": _list(_or_none(_number)),
     "curve": _or_none(_curve),
+    "decibels": _or_none(
+        _each(_table(**_REASON, value=_or_none(_number), interval=_INTERVAL, peak=_number, error=_number))
+    ),
     "accuracy": _real,
     "labelled": _count,
     "parameters": _number,

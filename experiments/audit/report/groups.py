@@ -14,6 +14,8 @@ everything in ``config`` but the model's own part is equal.
   are no classes); ``curve``: None, or ``unit``, ``images`` and ``rows`` with ``step``, ``relative``, ``centred``,
   ``change``, ``loss_share``, their intervals, the first two image by image, ``kept`` (decisions that stand), and
   ``compared`` (see `experiments.audit.curve`), or ``not_measurable``;
+- ``decibels``: None, or for each of ``EQ-T``, ``EQ-T_frac``, ``EQ-R`` that goes with the flow ``value``, ``interval``
+  (decibels), ``peak`` and ``error`` (see `experiments.audit.decibels`), or ``not_measurable``;
 - ``choices``: what was chosen for the user, in words;
 - ``accuracy`` (None without labels) on ``labelled`` images, ``parameters``, ``skipped`` (pairs of file and reason);
 - ``stencils``: for each stencil its ``lee_mean`` on the first ``stencil_images`` images, or ``not_measurable``;
@@ -71,6 +73,7 @@ _STATISTICS = (
     "accuracy",
     "parameters",
     "curve",
+    "decibels",
     "choices",
     "stencils",
     "directions",

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from softeq.experiments.audit.report.curves import curves
+from softeq.experiments.audit.report.decibels import decibels
 from softeq.experiments.audit.report.groups import AuditRecord, Group
 from softeq.experiments.audit.report.potentials import potentials
 from softeq.experiments.audit.report.ranking import ranking
@@ -128,6 +129,7 @@ def _chapter(group: Group, index: int, total: int) -> str:
         verdicts(settings, measured)
         + ranking(settings, measured)
         + curves(measured)
+        + decibels(measured)
         + figures(settings, measured)
         + layerwise(measured)
         + maps(measured)

@@ -6,12 +6,14 @@ from softeq.experiments.audit.tally import AuditTally
 from softeq.experiments.show.display import display
 
 GOOD = {"lee_mean": 0.012345, "ratio_to_control": 0.25}
+MAPS = {"EQ-T": {"value": None, "error": 0.0}, "EQ-T_frac": {"value": 31.25}, "EQ-R": {"not_measurable": "why"}}
 RUN = [
     AuditEvent("start", "a"),
     AuditEvent("step", "a", done=1, total=4),
     AuditEvent("record", "a", "rotation", seconds=1.25, metrics=GOOD),
     AuditEvent("record", "a", "scale", metrics={"not_measurable": "it is constant"}),
     AuditEvent("record", "a", "shear_x", metrics={"lee_mean": None, "ratio_to_control": None}),
+    AuditEvent("record", "a", "translation_x", metrics=GOOD | {"decibels": MAPS}),
     AuditEvent("done", "a"),
     AuditEvent("start", "b"),
     AuditEvent("skip", "b", "rotation", metrics=GOOD),
@@ -21,6 +23,7 @@ LINES = [
     "a/rotation: LEE (relative) 0.0123, 0.25 of the control, 1.2 s",
     "a/scale: not measurable: it is constant, 0.0 s",
     "a/shear_x: LEE (relative) nothing measured, nothing measured of the control, 0.0 s",
+    "a/translation_x: LEE (relative) 0.0123, 0.25 of the control, EQ-T exact, EQ-T_frac 31.2 dB, 0.0 s",
 ]
 
 
