@@ -33,6 +33,7 @@ _ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
     "JAX_PLATFORMS": "cpu",
+    "TQDM_DISABLE": "1",  # emlp hands its bar float32 numbers, which tqdm cannot make a time of: it fails
 }
 Measured = dict[str, list[dict[str, Any]]]
 
