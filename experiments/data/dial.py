@@ -1,6 +1,6 @@
 """Images that are rotated or shifted by a dial, and labels that may depend on the turn or the shift.
 
-An image is drawn from a `LabelledImages`, cut to the disc that fits into it (for turns) and moved once: rotated by an
+An image is drawn from a `LabelledImages`, cut to the disc that fits into it (for turns) and transformed once: rotated by an
 angle that is uniform in [-reach, reach] degrees, or placed on a larger canvas at whole pixels from the centre that are
 uniform in -reach .. reach - 1, down and to the right. Beyond the image everything is black.
 
@@ -29,7 +29,7 @@ LARGEST_TURN = 180.0
 
 @dataclass(frozen=True)
 class Dial:
-    """How far images are moved, and how many classes depend on it.
+    """How far images are transformed, and how many classes depend on it.
 
     Args:
         kind: ``"rotation"`` or ``"translation"``.
@@ -66,7 +66,7 @@ class Dial:
         return torch.randint(-reach, reach, (n, 2), generator=generator).double()
 
     def labels(self, y: Tensor, motions: Tensor, classes: int) -> Tensor:
-        """The labels ``(n,)`` of images of class ``y`` that were moved so."""
+        """The labels ``(n,)`` of images of class ``y`` that were transformed so."""
         depends = y < round(self.breaking * classes)
         return torch.where(depends & (motions[:, -1] < 0).to(y.device), (y + 1) % classes, y)
 
@@ -77,7 +77,7 @@ class Dial:
 
 
 def turned(images: Tensor, degrees: Tensor) -> Tensor:
-    """Images ``(n, 1, H, H)`` turned counterclockwise about their centres by ``(n,)`` degrees, bilinear, 0 outside.
+    """Images ``(n, 1, H, H)`` rotated counterclockwise about their centres by ``(n,)`` degrees, bilinear, 0 outside.
 
     Raises:
         SofteqValueError: images that are not square.
@@ -86,7 +86,7 @@ def turned(images: Tensor, degrees: Tensor) -> Tensor:
         raise SofteqValueError(f"images: expected square ones (n, 1, H, H) to turn, got {tuple(images.shape)}")
     angle = degrees.to(images) * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    # Where a pixel's value comes from: rows point down, so that a counterclockwise turn by t reads at the point turned
+    # Where a pixel's value comes from: rows point down, so that a counterclockwise turn by t reads at the point rotated
     # by the matrix (cos, -sin; sin, cos) in the coordinates (column, row).
     back = torch.stack([torch.stack([cos, -sin, zero], -1), torch.stack([sin, cos, zero], -1)], 1)
     grid = affine_grid(back, list(images.shape), align_corners=False)
@@ -125,11 +125,11 @@ def disc(size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Stage:
-    """How moved images become inputs.
+    """How transformed images become inputs.
 
     Args:
         dial: what moves.
-        side: pixels per side of an image: turned ones are averaged down to it after the turn, others before the shift.
+        side: pixels per side of an image: rotated ones are averaged down to it after the turn, others before the shift.
         canvas: of shifted images, in pixels.
     """
 
@@ -152,7 +152,7 @@ class Dialled:
     Attributes:
         data: standardised inputs and labels.
         x_moved, y_moved: the test images under the widest motion, with labels by the same rule.
-        augment: the inputs of some training rows, moved anew over the whole range, with a generator on the CPU.
+        augment: the inputs of some training rows, transformed anew over the whole range, with a generator on the CPU.
         best_invariant_accuracy: see `Dial`, of the test labels.
     """
 

@@ -24,7 +24,7 @@ class DialTask(ImageTask):
     """The images at a point of the dial.
 
     Args:
-        moved: the images.
+        moved: the images, transformed.
         kind: ``"rotation"`` or ``"translation"``.
         measurement: see `ImageTask`.
     """

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 QUANTITIES: Mapping[str, str] = {
     "accuracy": "test accuracy",
-    "moved_accuracy": "accuracy, test images moved over the whole range",
+    "moved_accuracy": "accuracy, test images transformed over the whole range",
     "defect": "weight defect, mean over layers",
     "lee": "LEE of the logits, relative",
     "lee_ratio": "LEE over that of noise, median",
 }
 """What is kept at every point of the dial, with its label."""
 _ROWS = ("accuracy", "moved_accuracy", "defect")
-_LABELS = {"accuracy": "test accuracy", "moved_accuracy": "accuracy, test moved", "defect": "weight defect"}
+_LABELS = {"accuracy": "test accuracy", "moved_accuracy": "accuracy, test transformed", "defect": "weight defect"}
 
 
 def _of_preset(records: Sequence[Record], experiment: Experiment, preset: str | None) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Images moved by whole pixels, and the augmentation that is usual on CIFAR."""
+"""Images transformed by whole pixels, and the augmentation that is usual on CIFAR."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from softeq.errors import SofteqValueError
 
 
 def shifted(x: Tensor, shifts: Tensor, fill: float) -> Tensor:
-    """Images ``(N, C, H, W)`` moved by ``(N, 2)`` whole pixels down and right; ``fill`` comes in from outside.
+    """Images ``(N, C, H, W)`` transformed by ``(N, 2)`` whole pixels down and right; ``fill`` comes in from outside.
 
     Raises:
         SofteqValueError: shifts of another shape, or not whole.
@@ -31,7 +31,7 @@ def shifted(x: Tensor, shifts: Tensor, fill: float) -> Tensor:
 
 
 def shifted_at_random(x: Tensor, reach: int, fill: float, generator: torch.Generator) -> Tensor:
-    """Images moved by independent uniform shifts in [-reach, reach] pixels; the generator is on the CPU."""
+    """Images transformed by independent uniform shifts in [-reach, reach] pixels; the generator is on the CPU."""
     return shifted(x, torch.randint(-reach, reach + 1, (len(x), 2), generator=generator), fill)
 
 

@@ -32,7 +32,7 @@ class ImageTask(Task):
         data: images and labels.
         measurement: ``images`` to take Lie derivatives of, ``shifts`` (a list of reaches in pixels), ``stencil``,
             ``boundary``, ``seed`` and ``batch_size``.
-        motion: training images of some rows, moved anew; None where there is no such augmentation.
+        motion: training images of some rows, transformed anew; None where there is no such augmentation.
     """
 
     likelihood: ClassVar[str] = "categorical"

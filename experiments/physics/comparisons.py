@@ -181,7 +181,7 @@ _COLUMNS = (
     Column("test_mse", "test MSE"),
     Column("test_mse_best_validation", "test MSE, best validation"),
     Column("test_mse_equal_steps", "test MSE, equal steps"),
-    Column("test_mse_moved", "test MSE, inputs moved"),
+    Column("test_mse_moved", "test MSE, inputs transformed"),
     Column("equivariance_error", "equivariance error"),
     Column("weight_defect_mean", "weight defect, mean of layers"),
     Column("steps", "steps", ",.0f"),
@@ -193,7 +193,7 @@ LEVELS = (Column("error_of_zero", "answers 0"), Column("error_of_mean", "trainin
 """Errors of two answers that take no input: a network that comes no lower has collapsed."""
 _NOTES = (
     "Test MSE: last step, fresh data per seed.",
-    "Inputs moved: by random elements of the assumed group, against the true target there.",
+    "Inputs transformed: by random elements of the assumed group, against the true target there.",
     "Weight defect: of linear layers; bilinear layers and gates have residual pathways that it leaves out.",
 )
 

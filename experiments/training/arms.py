@@ -38,7 +38,7 @@ class Arm:
         rule: of the prior's strength, a name of `softeq.strength.RULES`; ``"default"`` for the library's,
             ``"published"`` for the paper's penalty.
         group: to which group the layers are equivariant, `ASSUMED` or `TRUE`.
-        augment: by which group's elements training samples are moved anew in every batch; None for not at all.
+        augment: by which group's elements training samples are transformed anew in every batch; None for not at all.
         cause: whether the network is told of what breaks the symmetry.
         matched: as wide as it takes to have about as many parameters as the soft arm.
         projected: the soft layers' other parametrization, one weight with a penalty on its defect.
@@ -91,8 +91,8 @@ _TABLE = (
     Arm("published+prior", "as published, but the decays act by the prior step", "soft", PURPLE, "d", published=True),
     Arm("none", "no symmetry", "none", GREEN, "^"),
     Arm("none-matched", "none, as many parameters as soft", "none", GREEN, ">", matched=True),
-    Arm("none-augmented", "none, training samples moved by the assumed group", "none", PURPLE, "D", augment=ASSUMED),
-    Arm("none-augmented-true", "none, moved by the group that really holds", "none", PURPLE, "<", augment=TRUE),
+    Arm("none-augmented", "none, training samples transformed by the assumed group", "none", PURPLE, "D", augment=ASSUMED),
+    Arm("none-augmented-true", "none, transformed by the group that really holds", "none", PURPLE, "<", augment=TRUE),
     Arm("plain", "a pretrained network as it is, every weight trained", "none", GREY, "h"),
     Arm("frozen", "a pretrained network whose last layer is trained", "none", GREY, "*"),
 )

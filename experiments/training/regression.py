@@ -1,6 +1,6 @@
 """A supervised problem with a symmetry that is assumed of it, and its true answer at new inputs.
 
-Each test row is moved by its own random element g of the group that the experiment ASSUMES. Two errors follow, which
+Each test row is transformed by its own random element g of the group that the experiment ASSUMES. Two errors follow, which
 agree where the assumption is true:
 
 - ``test_mse_moved``: against the true target at the transformed input. Whoever uses the network meets this one.
@@ -50,8 +50,8 @@ class RegressionTask(Task):
         rep_in: how inputs move under the assumed group.
         rep_out: how the last axis of targets moves. The assumption may be wrong: that is what experiments are about.
         truth: the true targets at inputs, ``(B, rep_in.size)`` to ``(B, ..., rep_out.size)``, free of noise.
-        seed: of the elements that test rows are moved by.
-        augmentation: the representations of inputs and targets under the group that training samples are moved by.
+        seed: of the elements that test rows are transformed by.
+        augmentation: the representations of inputs and targets under the group that training samples are transformed by.
 
     Raises:
         SofteqValueError: representations of different groups, or of other sizes than the data.
@@ -79,7 +79,7 @@ class RegressionTask(Task):
         return len(self.data.x_train)
 
     def loss(self, model: nn.Module, rows: Tensor, motion: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """The mean squared error of some rows, each moved by an element of its own where ``motion`` is given."""
+        """The mean squared error of some rows, each transformed by an element of its own where ``motion`` is given."""
         rows = rows.to(self.data.x_train.device)
         x, y = self.data.x_train[rows], self.data.y_train[rows]
         if motion is not None:
