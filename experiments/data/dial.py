@@ -1,8 +1,8 @@
 """Images that are rotated or shifted by a dial, and labels that may depend on the turn or the shift.
 
-An image is drawn from a `LabelledImages`, cut to the disc that fits into it (for turns) and transformed once: rotated by an
-angle that is uniform in [-reach, reach] degrees, or placed on a larger canvas at whole pixels from the centre that are
-uniform in -reach .. reach - 1, down and to the right. Beyond the image everything is black.
+An image is drawn from a `LabelledImages`, cut to the disc that fits into it (for turns) and transformed once: rotated
+by an angle that is uniform in [-reach, reach] degrees, or placed on a larger canvas at whole pixels from the centre
+that are uniform in -reach .. reach - 1, down and to the right. Beyond the image everything is black.
 
 Breaking. A share p of the classes, the labels below 10 p, depends on the motion: where the angle is negative
 (clockwise), or the shift is to the left, such a label y becomes y + 1 modulo 10. Half of all motions are such. A

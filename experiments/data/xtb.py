@@ -17,7 +17,7 @@ METHOD = "GFN2-xTB"
 BOHR, HARTREE = 0.529177210903, 27.211386245988  # Angstrom, eV (CODATA 2018)
 FIELD_UNIT = HARTREE / BOHR
 """V/Angstrom in an atomic unit of the electric field: 51.42."""
-# Of tblite's own; its default, 1, leaves 3e-5 eV/Angstrom between a molecule's forces and those of the same one rotated.
+# Of tblite's own; its default, 1, leaves 3e-5 eV/Angstrom between a molecule's forces and those of it rotated.
 _ACCURACY = 1e-4
 EXTRA = "molecules are computed by tblite, ase and rdkit: pip install 'softeq[engine]'"
 

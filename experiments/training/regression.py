@@ -1,7 +1,7 @@
 """A supervised problem with a symmetry that is assumed of it, and its true answer at new inputs.
 
-Each test row is transformed by its own random element g of the group that the experiment ASSUMES. Two errors follow, which
-agree where the assumption is true:
+Each test row is transformed by its own random element g of the group that the experiment ASSUMES. Two errors follow,
+which agree where the assumption is true:
 
 - ``test_mse_moved``: against the true target at the transformed input. Whoever uses the network meets this one.
 - ``test_mse_transformed``: against the transformed target, rho_out(g) y, which is what the assumption predicts. Where
@@ -51,7 +51,7 @@ class RegressionTask(Task):
         rep_out: how the last axis of targets moves. The assumption may be wrong: that is what experiments are about.
         truth: the true targets at inputs, ``(B, rep_in.size)`` to ``(B, ..., rep_out.size)``, free of noise.
         seed: of the elements that test rows are transformed by.
-        augmentation: the representations of inputs and targets under the group that training samples are transformed by.
+        augmentation: the representations of inputs and targets under the group that transforms training samples.
 
     Raises:
         SofteqValueError: representations of different groups, or of other sizes than the data.
