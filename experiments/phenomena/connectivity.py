@@ -1,17 +1,18 @@
-"""``connectivity``: paths between two solutions, from other starts and batches, hard, soft and free; and their mean.
+"""``connectivity``: paths and simplexes between two solutions, hard, soft and free; how sharp they are, and their mean.
 
 Two networks are joined by a straight line and by a Bezier curve with one bend that is trained to have a low loss
-(Garipov et al., NeurIPS 2018). ``hard`` joins two hard networks within the hard ones, ``soft`` two soft ones at the
-price of a prior on what is not equivariant, ``none`` two free ones; ``hard-by-soft`` and ``hard-by-none`` join the two
-hard networks by a path that may leave the hard ones. Along each path: the loss, the test error and the weight defect.
-Beside them: how sharp the first solution is, and the mean of its last steps' weights (SWA: Izmailov et al., 2018).
+(Garipov et al., NeurIPS 2018), and by two triangles with a common side, as large as their loss lets them be (Benton et
+al., ICML 2021). ``hard`` joins two hard networks within the hard ones, ``soft`` two soft ones at the price of a prior
+on what is not equivariant, ``none`` two free ones; ``hard-by-soft`` and ``hard-by-none`` join the two hard networks by
+what may leave the hard ones. On each: the loss, the test error and the weight defect. Beside them: how sharp the first
+solution is, and the mean of its last steps' weights (SWA: Izmailov et al., 2018).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from softeq.experiments.data.quarters import (
     BROKEN,
     DIGITS,
     DIGITS_SIDE,
+    HALF,
     ROTATED,
     load_quarters,
     orbits,
@@ -32,15 +34,13 @@ from softeq.experiments.data.quarters import (
 )
 from softeq.experiments.engine.bookkeeping import MEASURE, ORDER, counter, generator_for, rounded, seeded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
-from softeq.experiments.phenomena import paths
+from softeq.experiments.phenomena import connectivity_figure, paths
+from softeq.experiments.phenomena.connectivity_figure import PLACES
 from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.quarters import QuarterTask, fitted, quarter_network
-from softeq.experiments.show.plots import BAND, draw_figure
-from softeq.experiments.show.tables import choose_preset
-from softeq.experiments.training.arms import BLUE, GREEN, ORANGE, SKY, VERMILION
+from softeq.experiments.phenomena.simplexes import Simplexes, spanned
 
-_POINTS = ("rotated", "broken")
-_COLOURS = {"hard": BLUE, "hard-by-soft": ORANGE, "hard-by-none": SKY, "soft": VERMILION, "none": GREEN}
+_POINTS = (ROTATED, HALF, BROKEN)
 VARIANTS: Mapping[str, tuple[str, str]] = {
     "hard": ("hard", "hard"),
     "hard-by-soft": ("hard", "soft"),
@@ -48,14 +48,15 @@ VARIANTS: Mapping[str, tuple[str, str]] = {
     "soft": ("soft", "soft"),
     "none": ("none", "none"),
 }
-"""Of the ends and of the path: a constraint."""
+"""Of the ends and of what joins them: a constraint."""
 PRECISION = 10.0
-"""Of the prior on what is not equivariant, for soft ends and soft paths, in nats for the whole data set."""
-PLACES = 21
+"""Of the prior on what is not equivariant, where ends or what joins them are soft, in nats for the whole data set."""
+REWARD = 0.02
+"""Of a simplex, nats per image for every e-fold of its volume."""
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"seeds": 1, "sizes": [40, 20, 50], "width": 4, "steps": 20, "points": [ROTATED]},
-    "default": {"seeds": 5, "sizes": [300, 100, 597], "width": 8, "steps": 150, "points": [ROTATED]},
-    "paper": {"seeds": 10, "sizes": [900, 300, 597], "width": 32, "steps": 1000, "points": [ROTATED, BROKEN]},
+    "default": {"seeds": 5, "sizes": [300, 100, 597], "width": 8, "steps": 150, "points": _POINTS},
+    "paper": {"seeds": 10, "sizes": [900, 300, 597], "width": 32, "steps": 1000, "points": _POINTS},
 }
 
 
@@ -70,6 +71,7 @@ def configure(preset: str, variant: str, seed: int) -> Config:
         "precision": PRECISION,
         "training": {"steps": size["steps"], "batch_size": 50, "lr": 1e-2, "validate_every": size["steps"]},
         "averaged": {"steps": size["steps"] // 4, "rate": 1e-3},
+        "simplexes": {"connectors": 2, "reward": REWARD, "places": 50},
         "sharpness": 0.1,
         "seed": seed,
         "device": "cpu",
@@ -79,7 +81,8 @@ def configure(preset: str, variant: str, seed: int) -> Config:
 
 def run(config: Config, progress: Progress) -> Metrics:
     """By point: see `_joined`."""
-    steps = 3 * config["training"]["steps"] + config["averaged"]["steps"]
+    trained = 3 + config["simplexes"]["connectors"]
+    steps = trained * config["training"]["steps"] + config["averaged"]["steps"]
     step = counter(progress, len(config["points"]) * steps)
     metrics: Metrics = {}
     for point in quarter_points(config["points"]):
@@ -91,9 +94,15 @@ def run(config: Config, progress: Progress) -> Metrics:
 
 @dataclass(frozen=True)
 class Judge:
-    """What is measured of weights: ``loss`` on training images (nats), ``error`` on test images (in [0, 1])."""
+    """What is measured of weights: ``loss`` on training images (nats), ``error`` on test images (in [0, 1]).
+
+    Args:
+        data: the images.
+        project: onto what is equivariant, for the ``defect``.
+    """
 
     data: LabelledImages
+    project: Callable[[paths.Weights], paths.Weights]
 
     def pixels(self, part: str) -> Tensor:
         """Images of a split, ``(n, 64)`` by orbit."""
@@ -110,48 +119,81 @@ class Judge:
         return float(cross_entropy(paths.outputs(weights, self._inputs[0]), self.data.y_train))
 
     @torch.no_grad()
+    def predicted(self, weights: paths.Weights) -> Tensor:
+        """Probabilities of the test images' classes, ``(n, classes)``."""
+        return paths.outputs(weights, self._inputs[1]).softmax(1)
+
+    def wrong(self, probabilities: Tensor) -> float:
+        """The share of the test images whose most probable class is wrong."""
+        return 1 - float((probabilities.argmax(1) == self.data.y_test).double().mean())
+
     def error(self, weights: paths.Weights) -> float:
         """See the class."""
-        right = paths.outputs(weights, self._inputs[1]).argmax(1) == self.data.y_test
-        return 1 - float(right.double().mean())
+        return self.wrong(self.predicted(weights))
+
+    def defect(self, weights: paths.Weights) -> float:
+        """See `paths.defect`."""
+        return paths.defect(weights, self.project)
 
 
 def _joined(config: Config, data: LabelledImages, step: Callable[[], None]) -> Metrics:
-    """Losses and errors at the ends, their worst on the line and on the curve, defects, sharpness, and SWA."""
-    judge, how = Judge(data), config["training"]
+    """What is measured of the ends, of the line and the curve between them, and of simplexes."""
+    judge = Judge(data, paths.projection(quarter_network(**config["network"] | {"constraint": "hard"})))
     first, averaged = _trained(config, data, config["seed"], step, averaging=True)
     second, _ = _trained(config, data, config["seed"] + 1000, step, averaging=False)
-    ends = first, second
-    project = paths.projection(quarter_network(**config["network"] | {"constraint": "hard"}))
-    bend = paths.bent(
-        ends,
-        judge.pixels("train"),
-        data.y_train,
+    ends, how = (first, second), config["simplexes"]
+    bend = paths.bent(ends, _search(config, judge, ORDER, step))
+    found = spanned(ends, how["connectors"], _search(config, judge, ORDER + 200, step), how["reward"])
+    metrics: Metrics = {"error_ends": rounded(judge.error(first) / 2 + judge.error(second) / 2)}
+    for name, through in (("line", paths.middle(ends)), ("curve", bend)):
+        metrics |= _on_the_path(functools.partial(paths.bezier, ends, through), judge, name)
+    for k in range(1, len(found.connectors) + 1):
+        metrics |= _in_simplexes(Simplexes(ends, found.connectors[:k]), judge, config, f"simplex{k}")
+    return metrics | _of_the_first(config, judge, first, averaged)
+
+
+def _search(config: Config, judge: Judge, stream: int, step: Callable[[], None]) -> paths.Search:
+    x, y, how = judge.pixels("train"), judge.data.y_train, config["training"]
+    return paths.Search(
+        lambda weights, rows: cross_entropy(paths.outputs(weights, x[rows]), y[rows]),
+        len(x),
         steps=how["steps"],
         rate=how["lr"],
         batch=how["batch_size"],
-        generator=generator_for(config["seed"], ORDER),
-        project=project,
+        generator=generator_for(config["seed"], stream),
+        project=judge.project,
         precision={"hard": math.inf, "soft": config["precision"], "none": 0.0}[config["path"]],
         on_step=step,
     )
-    metrics: Metrics = {}
-    defect = functools.partial(paths.defect, project=project)
-    for name, through in (("line", paths.middle(ends)), ("curve", bend)):
-        path = functools.partial(paths.bezier, ends, through)
-        losses, errors, defects = (paths.along(path, m, PLACES) for m in (judge.loss, judge.error, defect))
-        metrics |= {
-            f"barrier_{name}": rounded(paths.barrier(losses)),
-            f"worst_error_{name}": rounded(max(errors)),
-            f"largest_defect_{name}": rounded(max(defects)),
-            f"losses_{name}": [rounded(v) for v in losses],
-            f"defects_{name}": [rounded(v) for v in defects],
-        }
-    return (
-        metrics
-        | _of_the_first(config, judge, first, averaged)
-        | {"error_ends": rounded(errors[0] / 2 + errors[-1] / 2)}
-    )
+
+
+def _on_the_path(path: Callable[[float], paths.Weights], judge: Judge, name: str) -> Metrics:
+    losses, errors, defects = (paths.along(path, m, PLACES) for m in (judge.loss, judge.error, judge.defect))
+    return {
+        f"barrier_{name}": rounded(paths.barrier(losses)),
+        f"worst_error_{name}": rounded(max(errors)),
+        f"largest_defect_{name}": rounded(max(defects)),
+        f"losses_{name}": [rounded(v) for v in losses],
+        f"defects_{name}": [rounded(v) for v in defects],
+    }
+
+
+def _in_simplexes(found: Simplexes, judge: Judge, config: Config, name: str) -> Metrics:
+    generator = generator_for(config["seed"], MEASURE + 200)
+    places = [found.place(generator) for _ in range(config["simplexes"]["places"])]
+    losses, errors, defects = ([measure(w) for w in places] for measure in (judge.loss, judge.error, judge.defect))
+    lines = [functools.partial(paths.bezier, edge, paths.middle(edge)) for edge in found.edges()]
+    mean = torch.stack([judge.predicted(w) for w in places]).mean(0)
+    return {
+        f"{name}_loss": rounded(math.fsum(losses) / len(losses)),
+        f"{name}_worst_loss": rounded(max(losses)),
+        f"{name}_error": rounded(math.fsum(errors) / len(errors)),
+        f"{name}_error_ensemble": rounded(judge.wrong(mean)),
+        f"{name}_defect": rounded(math.fsum(defects) / len(defects)),
+        f"{name}_largest_defect": rounded(max(defects)),
+        f"{name}_log_volume": rounded(found.relative_log_volume),
+        f"{name}_barrier": rounded(max(paths.barrier(paths.along(line, judge.loss, PLACES)) for line in lines)),
+    }
 
 
 def _of_the_first(config: Config, judge: Judge, first: paths.Weights, averaged: paths.Weights) -> Metrics:
@@ -191,56 +233,16 @@ def _trained(
     return last, paths.merged(mean.module)
 
 
-def plot(records: list[dict[str, Any]], path: Any) -> None:
-    """Loss and weight defect along the curves, the lines' losses beside them, dotted."""
-    preset = choose_preset(records)
-    mine = [r for r in records if r["preset"] == preset]
-    draw_figure(path, (7.2, 5.6), lambda axes: _draw(axes, mine))
-
-
-def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
-    figure = axes.figure
-    figure.clear()
-    handles: dict[str, Any] = {}
-    points = [p for p in _POINTS if any(f"losses_curve@{p}" in r["metrics"] for r in records)]
-    x = [k / (PLACES - 1) for k in range(PLACES)]
-    places = figure.subplots(2, len(points), sharex=True, sharey="row", squeeze=False)
-    for column, point in zip(places.T, points, strict=True):
-        for panel, key in zip(column, ("losses", "defects"), strict=True):
-            for variant, colour in _COLOURS.items():
-                for name, style in (("curve", "-"), ("line", ":")):
-                    lines = _lines(records, variant, f"{key}_{name}@{point}")
-                    if not lines or (key == "defects" and name == "line"):
-                        continue
-                    mean = [math.fsum(v) / len(v) for v in zip(*lines, strict=True)]
-                    drawn = panel.plot(x, mean, style, color=colour, lw=1.5)[0]
-                    if name == "curve":
-                        handles[variant] = drawn
-                        low, high = zip(*((min(v), max(v)) for v in zip(*lines, strict=True)), strict=True)
-                        panel.fill_between(x, low, high, color=colour, alpha=0.08, lw=0)
-        column[0].set_yscale("log")
-        column[0].set_title(point, loc="left", fontsize=10)
-        column[1].set_xlabel("place on the path")
-    places[0, 0].set_ylabel("training loss, nats")
-    places[1, 0].set_ylabel("weight defect on the curve")
-    title: Any = {"title": f"curves; dotted: straight lines; {BAND}", "title_fontsize": 8}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=9, **title)
-
-
-def _lines(records: Sequence[Mapping[str, Any]], variant: str, key: str) -> list[list[float]]:
-    return [r["metrics"][key] for r in records if r["variant"] == variant and key in r["metrics"]]
-
-
 EXPERIMENTS: dict[str, Experiment] = {
     "connectivity": Experiment(
         name="connectivity",
-        summary="lines and curves between two solutions: hard, soft, free, and hard ones joined by a soft path",
+        summary="lines, curves and simplexes between two solutions: hard, soft, free, hard ones joined by soft ones",
         variants=tuple(VARIANTS),
         presets={name: size["seeds"] for name, size in SIZES.items()},
         configure=configure,
         run=run,
         columns=tuple(
-            Column(f"{key}@{point}", f"{header}, {point}", form)
+            Column(f"{key}@{point.name}", f"{header}, {point.name}", form)
             for point in _POINTS
             for key, header, form in (
                 ("barrier_line", "barrier of the line", ".3f"),
@@ -248,6 +250,12 @@ EXPERIMENTS: dict[str, Experiment] = {
                 ("error_ends", "test error at the ends", ".3f"),
                 ("worst_error_curve", "worst on the curve", ".3f"),
                 ("largest_defect_curve", "largest defect on the curve", ".3f"),
+                ("simplex2_loss", "loss in the triangles", ".3f"),
+                ("simplex2_log_volume", "log of their area", ".2f"),
+                ("simplex2_barrier", "barrier of their sides", ".3f"),
+                ("simplex2_error", "test error in them", ".3f"),
+                ("simplex2_error_ensemble", "of the mean of 50 there", ".3f"),
+                ("simplex2_defect", "defect in them", ".3f"),
                 ("sharpness", "sharpness", ".3f"),
                 ("error_averaged", "error of the mean of weights", ".3f"),
             )
@@ -255,8 +263,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         notes=(
             "Barrier: how far the training loss (nats per image) rises above the line between the ends' losses."
             " Sharpness: its rise when every weight is changed at random by a tenth of its norm.",
+            "Triangles: two, one from each solution, with a common side; means over 50 places. Their area in units of"
+            " the squared distance of the solutions.",
         ),
-        plot=plot,
+        plot=connectivity_figure.plot,
         group=GROUP,
     )
 }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import linear
 
 from softeq import SoftLinear
 from softeq.errors import SofteqValueError
@@ -80,54 +81,72 @@ def defect(weights: Weights, project: Callable[[Weights], Weights]) -> float:
     return math.sqrt(float(off([w.double() for w in weights], project)) / whole) if whole else 0.0
 
 
-def bent(
-    ends: tuple[Weights, Weights],
-    x: Tensor,
-    y: Tensor,
-    *,
-    steps: int,
-    rate: float,
-    batch: int,
-    generator: torch.Generator,
-    project: Callable[[Weights], Weights] | None = None,
-    precision: float = 0.0,
-    on_step: Callable[[], None] = lambda: None,
-) -> Weights:
-    """The bend of the curve whose loss, at a random place for each batch, Adam made small from the straight line.
+@dataclass(frozen=True)
+class Search:
+    """How free points of a path are found: by Adam on the loss at a random place for each batch, under a prior.
 
     Args:
-        ends: where the curve begins and ends.
-        x, y: training inputs ``(n, in)`` and labels.
-        steps, rate, batch: of Adam.
-        generator: draws places and batches.
+        loss: of weights on some rows of the training samples, 0-d, a mean.
+        samples: how many there are.
+        steps, rate, batch: of Adam, for each point.
+        generator: draws batches and places.
         project: see `projection`; needed where there is a precision.
-        precision: of the prior on what is not equivariant, in nats for the whole data set; infinite to keep the bend
+        precision: of the prior on what is not equivariant, in nats for the whole data set; infinite to keep the points
             equivariant.
         on_step: called after each step.
 
     Raises:
         SofteqValueError: a precision without a projection.
     """
-    if precision and project is None:
-        raise SofteqValueError("project: expected a projection, as there is a precision")
-    bend = [w.clone().requires_grad_() for w in middle(ends)]
-    optimizer = torch.optim.Adam(bend, lr=rate)
-    for _ in range(steps):
-        rows = torch.randperm(len(x), generator=generator)[:batch]
-        place = float(torch.rand((), generator=generator))
-        weights = bezier(ends, bend, place)
-        loss = cross_entropy(outputs(weights, x[rows]), y[rows])
-        if project is not None and 0 < precision < math.inf:
-            loss = loss + precision / 2 * off(weights, project) / len(x)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if project is not None and precision == math.inf:
-            with torch.no_grad():
-                for w, p in zip(bend, project(bend), strict=True):
-                    w.copy_(p)
-        on_step()
-    return [w.detach() for w in bend]
+
+    loss: Callable[[Weights, Tensor], Tensor]
+    samples: int
+    steps: int
+    rate: float
+    batch: int
+    generator: torch.Generator
+    project: Callable[[Weights], Weights] | None = None
+    precision: float = 0.0
+    on_step: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        if self.precision and self.project is None:
+            raise SofteqValueError("project: expected a projection, as there is a precision")
+
+    def found(self, start: Weights, at: Callable[[Weights], Weights], reward: Callable[[Weights], Tensor]) -> Weights:
+        """The point that is best from a start.
+
+        Args:
+            start: of the free point.
+            at: the weights at a random place of the path through a point.
+            reward: what the path is worth beside its loss, in nats per sample, 0-d.
+        """
+        point = [w.clone().requires_grad_() for w in start]
+        optimizer = torch.optim.Adam(point, lr=self.rate)
+        for _ in range(self.steps):
+            rows = torch.randperm(self.samples, generator=self.generator)[: self.batch]
+            weights = at(point)
+            loss = self.loss(weights, rows) - reward(point)
+            if self.project is not None and 0 < self.precision < math.inf:
+                loss = loss + self.precision / 2 * off(weights, self.project) / self.samples
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if self.project is not None and self.precision == math.inf:
+                with torch.no_grad():
+                    for w, p in zip(point, self.project(point), strict=True):
+                        w.copy_(p)
+            self.on_step()
+        return [w.detach() for w in point]
+
+
+def bent(ends: tuple[Weights, Weights], search: Search) -> Weights:
+    """The bend of the curve between two ends that a search found from the straight line."""
+
+    def at(bend: Weights) -> Weights:
+        return bezier(ends, bend, float(torch.rand((), generator=search.generator)))
+
+    return search.found(middle(ends), at, lambda bend: torch.zeros(()))
 
 
 @torch.no_grad()

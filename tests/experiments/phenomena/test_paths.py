@@ -62,9 +62,10 @@ def test_a_bend_lowers_the_loss_and_the_prior_holds_it(precision, low, high):
     ends = paths.merged(network("hard", 0)), paths.merged(network("hard", 1))
     project = paths.projection(network("hard", 0))
     how = {"steps": 80, "rate": 0.02, "batch": 20, "generator": torch.Generator().manual_seed(0)}
-    bend = paths.bent(ends, x, y, project=project, precision=precision, **how)
-    loss = lambda c: float(torch.nn.functional.cross_entropy(paths.outputs(paths.bezier(ends, c, 0.5), x), y))
-    assert loss(bend) < loss(paths.middle(ends))
+    loss = lambda weights, rows: torch.nn.functional.cross_entropy(paths.outputs(weights, x[rows]), y[rows])
+    bend = paths.bent(ends, paths.Search(loss, len(x), project=project, precision=precision, **how))
+    everywhere = lambda c: float(loss(paths.bezier(ends, c, 0.5), torch.arange(len(x))))
+    assert everywhere(bend) < everywhere(paths.middle(ends))
     assert low <= paths.defect(paths.bezier(ends, bend, 0.5), project) <= high
 
 
@@ -86,7 +87,6 @@ def test_along_takes_both_ends_and_refusals():
     convolution = torch.nn.Sequential(SoftConv2d(1, 1, 3, size=4))
     with pytest.raises(SofteqValueError, match="model: expected layers of SoftLinear"):
         paths.merged(convolution)
-    ends = paths.merged(network("hard", 0)), paths.merged(network("hard", 1))
     how = {"steps": 1, "rate": 0.1, "batch": 2, "generator": torch.Generator(), "precision": 1.0}
     with pytest.raises(SofteqValueError, match="project: expected a projection"):
-        paths.bent(ends, *samples()[1:], **how)
+        paths.Search(lambda weights, rows: weights[0].sum(), 40, **how)
