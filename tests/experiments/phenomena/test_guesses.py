@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from softeq.errors import SofteqValueError
-from softeq.experiments.phenomena.guesses import LEAST_LOSS, Draws, RandomNetworks, descend, hits, normalised_loss
+from softeq.experiments.phenomena.guesses import (
+    LEAST_LOSS,
+    Draws,
+    RandomNetworks,
+    descend,
+    hits,
+    largest_rate,
+    normalised_loss,
+)
 
 
 def generator(seed=0):
@@ -85,6 +93,15 @@ def test_descent_fits_and_leaves_alone_what_fits_already(constraint, batch):
     for a, b in zip(start.leaves, end.leaves, strict=True):
         assert torch.equal(a[before], b[before])
         assert not torch.equal(a[~before], b[~before])
+
+
+def test_the_largest_rate_is_where_so_few_hits_have_a_chance_of_one_in_twenty():
+    pytest.importorskip("scipy")
+    p = largest_rate(3, 20)
+    assert sum(math.comb(20, k) * p**k * (1 - p) ** (20 - k) for k in range(4)) == pytest.approx(0.05, rel=1e-9)
+    assert largest_rate(0, 1000) == pytest.approx(1 - 0.05 ** (1 / 1000), rel=1e-9)
+    assert largest_rate(0, 1000) == pytest.approx(3 / 1000, rel=0.01)
+    assert largest_rate(7, 7) == 1.0
 
 
 def test_refusals():
