@@ -144,7 +144,7 @@ def _split(
         leaf=tuple(next(classes[name].children(), None) is None for name in parts),
         contributions=torch.stack(list(parts.values()), 1).cpu(),
         total=torch.stack([pairing(v, v) for v in error]).cpu(),
-        not_attributable=_obstacles(trace.calls),
+        not_attributable=(*_scripted(model), *_obstacles(trace.calls)),
     )
 
 
@@ -165,6 +165,17 @@ def _exclusive(calls: Sequence[Call], whole: Tensor) -> dict[str, Tensor]:
         else:
             parts[around.name] -= part
     return {**parts, WHOLE: rest}
+
+
+def _scripted(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """The outermost scripted modules, which run outside of Python; the module around takes their part."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and not any(
+            f"{name}.".startswith(f"{n}.") or not n for n in found
+        ):
+            found.append(name)
+    return tuple((name, "scripted, so that its modules run where no hook sees them") for name in found)
 
 
 def _obstacles(calls: Sequence[Call]) -> tuple[tuple[str, str], ...]:

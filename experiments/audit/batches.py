@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -28,12 +28,12 @@ class Meter:
 
     @contextmanager
     def watching(self, module: nn.Module, work: float) -> Iterator[None]:
-        """Count every forward pass of ``module`` in the block as ``work`` per image."""
-        handle = module.register_forward_hook(lambda _, inputs, __: self.advance(work * len(inputs[0])))
-        try:
+        """Count every forward pass of ``module`` in the block as ``work`` per image; scripts have no hooks for that."""
+        with ExitStack() as held:
+            if not isinstance(module, torch.jit.RecursiveScriptModule):
+                count = module.register_forward_hook(lambda _, inputs, __: self.advance(work * len(inputs[0])))
+                held.callback(count.remove)
             yield
-        finally:
-            handle.remove()
 
 
 class Batches:

@@ -73,16 +73,14 @@ def split(result: LayerwiseResult, flow: str, inside: str, seed: int) -> dict[st
         inside: the part of all names that is the audit's own wrapper.
         seed: of the bootstrap.
     """
-    names = [
-        f"{name.removeprefix(inside) or 'the model'}{'' if leaf else ': between its modules'}"
-        for name, leaf in zip(result.names, result.leaf, strict=True)
-    ]
+    own = [name.removeprefix(inside) or "the model" for name in result.names]
+    names = [f"{name}{'' if leaf else ': between its modules'}" for name, leaf in zip(own, result.leaf, strict=True)]
     intervals = result.intervals(flow, seed=seed).values()
     return {
         "shares": [list(pair) for pair in zip(names, result.shares(flow).values(), strict=True)],
         "intervals": [[finite_number(end) for end in ends] for ends in intervals],
         "gap": result.gap(flow),
-        "not_attributable": [list(entry) for entry in result.not_attributable],
+        "not_attributable": [[n.removeprefix(inside) or "the model", why] for n, why in result.not_attributable],
     }
 
 

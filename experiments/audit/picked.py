@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from softeq.errors import SofteqValueError
-from softeq.experiments.audit.settings import Settings
+from softeq.experiments.audit.settings import DTYPES, Settings
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
 from softeq.measure.loading.sources import Model
@@ -69,6 +70,28 @@ def _held(output: Any) -> str:
         return f"a {type(output).__name__} of {len(output)}" + (f" ({', '.join(names)})" if names else "")
     names = [name for name in vars(output) if not name.startswith("_")] if hasattr(output, "__dict__") else []
     return f"a {type(output).__name__} with {', '.join(names[:10]) or 'nothing to pick'}"
+
+
+def counted(model: Model, settings: Settings) -> Model:
+    """The model with its number of classes, where it says nothing of it and its output is taken as one of classes.
+
+    Of a network that cannot be run it stays unknown: measuring will say why.
+    """
+    network = model.module.network if isinstance(model.module, Picked) else model.module
+    if model.classes is not None or settings.moves or settings.output == "vector":
+        return model
+    if getattr(network, "num_classes", None) is not None:  # 0: it has no head
+        return model
+    x = torch.zeros(1, len(model.mean), *model.image_size).to(settings.torch_device, DTYPES[settings.dtype])
+    try:
+        with measurable(model.module), torch.no_grad():
+            output = model.module(x)
+    except Exception:  # the network is the user's
+        return model
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
+        return model
+    told = f"classes: {output.shape[1]}, as it has so many outputs (--output vector, if they are no classes)"
+    return replace(model, classes=output.shape[1], choices=(*model.choices, told))
 
 
 def declared(model: Model, settings: Settings, x: Tensor) -> str | Action:

@@ -16,7 +16,7 @@ from pathlib import Path
 from softeq.errors import SofteqError
 from softeq.experiments.audit import calculators
 from softeq.experiments.audit.configuration import configuration, hash_tensors, held, neutral
-from softeq.experiments.audit.picked import Picked
+from softeq.experiments.audit.picked import Picked, counted
 from softeq.experiments.audit.recorder import AuditEvent, OnEvent, Outcome, Recorder
 from softeq.experiments.audit.report.groups import EXPERIMENT
 from softeq.experiments.audit.report.write import write_report
@@ -133,7 +133,7 @@ def _load(name: str, settings: Settings) -> tuple[Model, Images]:
         dtype=DTYPES[settings.dtype],
         device=settings.torch_device,
     )
-    images = _images(settings, model)
     if settings.pick is not None:
-        model = replace(model, module=Picked(model.module, settings.pick).eval())
-    return model, images
+        model = replace(model, module=Picked(model.module, settings.pick))
+    model = counted(model, settings)
+    return model, _images(settings, model)

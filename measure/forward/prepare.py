@@ -56,8 +56,7 @@ def measurable(model: F, *, fused: bool = False) -> Iterator[F]:
 def _prepared(model: nn.Module, off: tuple[str, ...]) -> Iterator[None]:
     training = model.training
     try:
-        with suppress(NotImplementedError):  # an exported program has the mode in which it was exported
-            model.eval()
+        evaluating(model)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.requires_grad_(False)
@@ -68,7 +67,17 @@ def _prepared(model: nn.Module, off: tuple[str, ...]) -> Iterator[None]:
         yield
     finally:
         if training and not model.training:
-            model.train()  # a model may do more in it than to set flags, which come back with the rest
+            with suppress(NotImplementedError):
+                model.train()  # a model may do more in it than to set flags, which come back with the rest
+
+
+def evaluating(model: nn.Module) -> None:
+    """``model.eval()``; an exported program in it, which refuses, has the mode in which it was exported."""
+    try:
+        model.eval()
+    except NotImplementedError:  # those after it have not been asked
+        for child in model.children():
+            evaluating(child)
 
 
 @contextmanager

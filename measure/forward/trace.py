@@ -172,6 +172,8 @@ class CallTrace:
 
     def __enter__(self) -> CallTrace:
         for name, module in self._modules.items():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks, or never calls them
+                continue
             self._handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._leaving))
         return self

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from softeq.errors import SofteqError, SofteqTypeError, SofteqValueError
+from softeq.measure.forward.prepare import evaluating
 from softeq.measure.loading.factory import made
 from softeq.measure.loading.model import Model, Preparation, pair
 from softeq.measure.loading.tensors import read_state_dict
@@ -73,7 +74,8 @@ def load_model(
             model = from_timm(name, weights, weights_key=weights_key, image_size=image_size, num_classes=num_classes)
     if preparation is not None:
         model = model.prepared(preparation)
-    model.module.to(device=place, dtype=dtype).eval()
+    model.module.to(device=place, dtype=dtype)
+    evaluating(model.module)
     return model
 
 
@@ -130,7 +132,7 @@ def _from_factory(
         mean=_spread(mean, channels),
         std=_spread(std, channels),
         interpolation=getattr(module, "interpolation", "bicubic"),
-        classes=getattr(module, "num_classes", None),
+        classes=getattr(module, "num_classes", None) or None,
         prefix_tokens=getattr(module, "num_prefix_tokens", None),
         source=source,
         crop=1.0,

@@ -201,6 +201,32 @@ def test_one_of_several_outputs_is_picked(call, tmp_path, options, zero):
     assert "conv" in dict(found["metrics"]["layerwise"]["shares"])
 
 
+def test_a_network_that_says_nothing_of_its_classes_has_as_many_as_outputs(call, tmp_path):
+    assert call("toy_models:silent").exit_code == 0
+    found = _record(tmp_path)
+    assert found["config"]["classes"] == 4
+    assert (
+        "classes: 4, as it has so many outputs (--output vector, if they are no classes)" in found["metrics"]["choices"]
+    )
+    assert found["metrics"]["curve"]["rows"][0]["kept"] == 2
+    assert call("toy_models:silent", "--output", "vector").exit_code == 0
+    assert _record(tmp_path)["config"]["classes"] is None
+    assert call("toy_models:features", "--output", "logits").exit_code == 0  # 0 classes: no head
+    assert _record(tmp_path)["config"]["classes"] is None
+
+
+@pytest.mark.parametrize("kind", ["scripted", "exported"])
+def test_networks_that_are_no_longer_python(call, tmp_path, kind):
+    done = call(f"toy_models:{kind}", MODEL, "--size", "12x16", "--layerwise")
+    assert done.exit_code == 0, done.stderr
+    first, _, plain, _ = record.read(tmp_path / "runs" / "audit.jsonl")
+    assert first["metrics"]["lee_mean"] == pytest.approx(plain["metrics"]["lee_mean"], rel=1e-4)
+    split = first["metrics"]["layerwise"]
+    assert sum(share for _, share in split["shares"]) == pytest.approx(1)
+    if kind == "scripted":
+        assert split["not_attributable"] == [["the model", "scripted, so that its modules run where no hook sees them"]]
+
+
 def test_a_map_that_moves_along_has_no_error(call, tmp_path):
     flags = ("--images", "noise", "--limit", "2", "--flows", "translation_x,rotation", "--dtype", "float64")
     options = ("--output", "map", "--norm", "relative", "--stencil", "fourier", "--boundary", "periodic")

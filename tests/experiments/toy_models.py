@@ -113,6 +113,34 @@ def leaves_in_forward():
     return _Leaves()
 
 
+class _Silent(_Toy):
+    """Says nothing of its classes."""
+
+    num_classes = None
+
+    def __init__(self):
+        with torch.random.fork_rng():
+            nn.Module.__init__(self)
+            torch.manual_seed(0)
+            self.net = _Toy()
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def silent():
+    return _Silent()
+
+
+def scripted():
+    return torch.jit.script(_Toy().eval())
+
+
+def exported():
+    batch = torch.export.Dim("batch", min=1, max=64)
+    return torch.export.export(_Toy().eval(), (torch.rand(2, 3, 12, 16),), dynamic_shapes=({0: batch},)).module()
+
+
 class _Parts(_Toy):
     """Gives several things, as detectors and language models' vision parts do."""
 

@@ -93,8 +93,10 @@ def _arises(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     for flow in _SHIFTS:
         shares = ((metrics.get(flow) or {}).get("layerwise") or {}).get("shares") or []
         count += bool(shares)
+        around = wrapped([str(name) for name, _ in shares])
         for name, share in shares:
-            part = stage(str(name))
+            inside = str(name).startswith(around)
+            part = around + stage(str(name).removeprefix(around)) if inside else stage(str(name))
             totals[part] = totals.get(part, 0.0) + float(share or 0.0)
     if not count:
         return ""
@@ -102,6 +104,15 @@ def _arises(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     share /= count
     most = "Most" if share > 0.5 else "The largest part"
     return f"{most} of the error under shifts arises in {part} ({100 * share:.0f} % of it)."
+
+
+def wrapped(names: Sequence[str]) -> str:
+    """What the paths of all modules have before their own parts, as ``model.backbone.``; it says nothing of where."""
+    paths = [name.split(".") for name in names if ":" not in name and name != "the model"]
+    depth = 0
+    while paths and all(len(path) > depth + 1 for path in paths) and len({path[depth] for path in paths}) == 1:
+        depth += 1
+    return "".join(f"{part}." for part in paths[0][:depth]) if depth else ""
 
 
 def stage(name: str) -> str:

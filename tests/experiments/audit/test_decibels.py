@@ -29,5 +29,5 @@ def test_what_differs_in_nothing_has_no_number_of_decibels():
 
 
 def test_outputs_without_places_have_none_and_say_why():
-    assert "not on logits" in refusal("logits")["not_measurable"]
+    assert "logits are taken as invariant" in refusal("logits")["not_measurable"]
     assert set(KINDS) == {"translation_x", "translation_y", "rotation"}

@@ -106,3 +106,17 @@ def test_callables_pass_through():
         assert f is torch.sin
         assert not torch.backends.mha.get_fastpath_enabled()
     assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+class Exported(nn.Module):
+    """Refuses to change its mode, as an exported program does."""
+
+    def train(self, mode=True):
+        raise NotImplementedError("not supported yet")
+
+
+def test_what_stands_after_an_exported_program_is_put_into_evaluation_too():
+    model = nn.Sequential(Exported(), nn.Sequential(nn.Dropout(), Exported(), nn.Dropout()))
+    with measurable(model):
+        assert not any(m.training for m in model.modules() if isinstance(m, nn.Dropout))
+    assert all(m.training for m in model.modules())

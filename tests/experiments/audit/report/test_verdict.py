@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from softeq.experiments.audit.report.groups import group_records
-from softeq.experiments.audit.report.verdict import common_warnings, sentences, stage, warnings_of
+from softeq.experiments.audit.report.verdict import common_warnings, sentences, stage, warnings_of, wrapped
 
 from .test_write import _record
 
@@ -39,6 +39,12 @@ def test_what_a_pixel_does():
 
 def test_where_it_arises():
     assert "Most of the error under shifts arises in patch_embed (70 % of it)." in told(audited())
+    held = audited()
+    shares = [["net.body.stem.conv", 0.6], ["net.body.head", 0.3], ["net.body: between its modules", 0.1]]
+    held["metrics"]["layerwise"] = {"shares": [*shares, ["the model: between its modules", 0.0]], "gap": 0}
+    assert "Most of the error under shifts arises in net.body.stem (60 % of it)." in told(held)
+    assert wrapped(["net.conv"]) == "net."
+    assert wrapped(["conv", "the model"]) == wrapped(["the model"]) == ""
     assert stage("blocks.3.attn.qkv") == "blocks.3"
     assert stage("blocks: between its modules") == "blocks"
     assert stage("the model: between its modules") == "what it computes between its modules"
