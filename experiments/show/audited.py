@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine.record import Record
-from softeq.experiments.show.paired import Paired
+from softeq.experiments.show.paired import Paired, holm, paired
+
+_SHIFTED = ("control", "lee", "centred@.1", "centred@1", "centred@8", "centred@32")
+COMPARED: Mapping[str, tuple[str, ...]] = {
+    "translation_x": _SHIFTED,
+    "translation_y": _SHIFTED,
+    "rotation": ("control", "centred@10", "centred@90"),
+    "scale": ("control", "centred@.9", "centred@1.11"),
+}
+"""What is compared of two networks, fixed beforehand: p-values are adjusted for all of it."""
 
 
 def value(records: Sequence[Record], model: str, flow: str, what: str) -> float:
@@ -46,6 +56,30 @@ def per_image(records: Sequence[Record], model: str, flow: str, what: str) -> di
     if not found:
         raise SofteqError(f"audit: {model}/{flow} has no {what} image by image")
     return {k: float(v) for k, v in enumerate(found) if v is not None}
+
+
+def compared(records: Sequence[Record], a: str, b: str, flow: str, what: str) -> Paired:
+    """Network a over network b, paired image by image; p by Holm over all that is compared of two networks.
+
+    That is `COMPARED`, as far as the records hold it of both, whatever a text may choose to tell of it.
+
+    Raises:
+        SofteqError: ``what`` is not compared, or not recorded.
+    """
+    if what not in COMPARED.get(flow, ()):
+        raise SofteqError(
+            f"audit: {what} along {flow} is none of what is compared: {', '.join(COMPARED.get(flow, ()))}"
+        )
+    found = {(flow, what): _ratio(records, a, b, flow, what)}
+    for other, names in COMPARED.items():
+        for name in names:
+            with suppress(SofteqError):
+                found.setdefault((other, name), _ratio(records, a, b, other, name))
+    return holm(list(found.values()))[0]
+
+
+def _ratio(records: Sequence[Record], a: str, b: str, flow: str, what: str) -> Paired:
+    return paired(*(per_image(records, model, flow, what) for model in (a, b)), "ratio")
 
 
 def share(records: Sequence[Record], model: str, flow: str, module: str) -> Paired:

@@ -129,10 +129,8 @@ class Quantities:
         return audited.value(_read(self.results, "audit"), model, flow, what)
 
     def audited_ratio(self, a: str, b: str, flow: str, what: str) -> paired.Paired:
-        """Network a over network b, paired image by image, see `experiments.show.audited`."""
-        records = _read(self.results, "audit")
-        own, other = (audited.per_image(records, model, flow, what) for model in (a, b))
-        return paired.paired(own, other, "ratio")
+        """Network a over network b, paired image by image, p by Holm, see `experiments.show.audited`."""
+        return audited.compared(_read(self.results, "audit"), a, b, flow, what)
 
     def audited_share(self, model: str, flow: str, module: str) -> paired.Paired:
         """A module's share of an audited network's error, with its interval over images."""

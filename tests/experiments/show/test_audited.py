@@ -1,12 +1,13 @@
 """Numbers of audits, for claims."""
 
+import copy
 import math
 
 import pytest
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine import record
-from softeq.experiments.show import audited, claims
+from softeq.experiments.show import audited, claims, paired
 
 
 def line(model, factor):
@@ -54,6 +55,19 @@ def test_what_is_not_recorded_is_told(records, what):
         audited.per_image(records, "a", "rotation", what)
     with pytest.raises(SofteqError, match="no record of c/rotation"):
         audited.value(records, "c", "rotation", what)
+
+
+def test_p_is_adjusted_for_all_that_is_compared(records):
+    records[1]["metrics"]["per_sample"] = [1.0, 5.0, 1.0]
+    plain = paired.paired(*(audited.per_image(records, model, "rotation", "control") for model in "ab"), "ratio")
+    assert audited.compared(records, "a", "b", "rotation", "control") == plain
+    shrunk = [copy.deepcopy(one) for one in records]
+    for one in shrunk:
+        one["config"]["flow"] = "scale"  # compared too: its control, with the same p
+    several = audited.compared([*records, *shrunk], "a", "b", "rotation", "control")
+    assert (several.value, several.p) == (plain.value, pytest.approx(2 * plain.p))
+    with pytest.raises(SofteqError, match="none of what is compared: control, centred@10"):
+        audited.compared(records, "a", "b", "rotation", "lee")
 
 
 def test_claims_about_audits(records, tmp_path):

@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from softeq.experiments.audit.report.groups import group_records
-from softeq.experiments.audit.report.ranking import rank, ranking
+from softeq.experiments.audit.report.ranking import rank, ranking, ranks
 
 from .test_write import _record
 
@@ -26,8 +26,8 @@ def test_networks_are_paired_image_by_image():
     spread = numpy.exp(numpy.random.default_rng(0).normal(0, 2, 30))
     first, second = ranked(network("b", 0.2 * spread), network("a", 0.1 * spread))
     assert (first.label, second.label, first.times) == ("a", "b", None)
-    factor, low, high = second.times
-    assert (factor, low, high) == (pytest.approx(2), pytest.approx(2), pytest.approx(2))  # the images' spread cancels
+    found = second.times
+    assert (found.value, found.low, found.high) == (pytest.approx(2),) * 3  # the images' spread cancels
     assert first.ratio == pytest.approx(0.1 * numpy.exp(numpy.log(spread).mean()))
 
 
@@ -37,8 +37,8 @@ def test_an_interval_covers_the_factor():
         a, b = numpy.exp(random.normal(0, 1, (2, 25)))
         _, second = ranked(network("a", 0.1 * a), network("b", 0.2 * b))
         truth = 2.0 if second.label == "b" else 0.5
-        hits += second.times[1] <= truth <= second.times[2]
-    assert hits > 48
+        hits += second.times.low <= truth <= second.times.high
+    assert hits > 51
 
 
 def test_what_cannot_be_ranked():
@@ -54,4 +54,19 @@ def test_what_cannot_be_ranked():
 
 def test_a_missing_image_is_left_out():
     _, second = ranked(network("a", [0.1, float("nan"), 0.1]), network("b", [0.3, 0.5, 0.3]))
-    assert second.times[0] == pytest.approx(3)
+    assert second.times.value == pytest.approx(3)
+
+
+def test_p_is_adjusted_for_the_number_of_comparisons():
+    random = numpy.random.default_rng(1)
+    factors = {"a": 1.0, "b": 1.5, "c": 1.4}
+    records = [network(name, factor * numpy.exp(random.normal(0, 0.5, 20))) for name, factor in factors.items()]
+    (group,) = group_records(records)
+    plain = [one.times.p for one in rank(group.models, ["rotation"])[1:]]
+    adjusted = [one.times.p for one in ranks(group.models)["rotation"][1:]]
+    assert min(adjusted) == pytest.approx(2 * min(plain))
+    assert max(adjusted) == pytest.approx(max(*plain, min(adjusted)))
+    text = ranking(group.settings, group.models)
+    assert all(f"p = {p:.3f}".replace("0.", ".") in text or p < 0.001 for p in adjusted)
+    (group,) = group_records([network("a", [0.1]), network("b", [0.2])])
+    assert "[–, –], p = 1.000" in ranking(group.settings, group.models)  # of one image nothing is known
