@@ -79,7 +79,8 @@ def compared(records: Sequence[Record], a: str, b: str, flow: str, what: str) ->
 
 
 def _ratio(records: Sequence[Record], a: str, b: str, flow: str, what: str) -> Paired:
-    return paired(*(per_image(records, model, flow, what) for model in (a, b)), "ratio")
+    own, other = (per_image(records, model, flow, what) for model in (a, b))
+    return paired(own, other, "ratio")
 
 
 def share(records: Sequence[Record], model: str, flow: str, module: str) -> Paired:
