@@ -242,7 +242,7 @@ def measure_model(
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "labelled": 0 if images.labels is None else int((images.labels >= 0).sum()),
         "skipped": [[str(part) for part in entry] for entry in images.skipped],
-        "choices": list(model.choices),
+        "choices": [*model.choices, *images.choices],
         "directions": directions(result),
         "image": thumbnail(model, images),
     }

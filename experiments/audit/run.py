@@ -101,7 +101,9 @@ def _one(
         return f"the network ends the program (sys.exit({error.code!r}))"
     except Exception as error:  # a factory or a checkpoint of the user's may raise anything
         return f"{type(error).__name__}: {error}"
-    on_event(AuditEvent("loaded", name, reason="; ".join([f"weights: {model.source}", *model.choices])))
+    on_event(
+        AuditEvent("loaded", name, reason="; ".join([f"weights: {model.source}", *model.choices, *images.choices]))
+    )
     config = configuration(name, model, images, settings, source_hash)
     images = replace(images, x=images.x.to(settings.torch_device, DTYPES[settings.dtype]))
     records, todo = record.read(path), []

@@ -79,11 +79,28 @@ def shown(name: str) -> str:
 
 def _in_folder(folder: Path, classes: int | None) -> list[File]:
     files = [(path, shown(path.name), -1) for path in _images(folder)]
-    # Folders without images count too: the classes after them keep their numbers.
-    groups = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    groups = _groups(folder)
     for group, label in zip(groups, _labels([group.name for group in groups], classes), strict=True):
         files += [(path, shown(f"{group.name}/{path.name}"), label) for path in _images(group)]
     return files
+
+
+def _groups(folder: Path) -> list[Path]:
+    """Class folders, those without images too: the classes after them keep their numbers."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def label_rule(source: Path, classes: int | None) -> str | None:
+    """What was assumed of a folder's class folders, or why they give no labels; None where nothing is to be told."""
+    names = [group.name for group in _groups(source)] if source.is_dir() else []
+    if not names or classes is None:
+        return None
+    if max(_labels(names, classes)) < 0:
+        some = ", ".join([shown(name) for name in names[:3]] + ["..."] * (len(names) > 3))
+        return f"labels: none, as the folders ({some}) do not say which of the {classes} classes they are"
+    if any(all(re.fullmatch(kind, name) for name in names) for kind in (r"n\d{8}", r"\d+")):
+        return None
+    return "labels: the folders are the classes in alphabetical order"
 
 
 def _in_list(path: Path, classes: int | None) -> list[File]:

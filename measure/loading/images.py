@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
-from softeq.measure.loading.image_files import demo_files, drawn, listed
+from softeq.measure.loading.image_files import demo_files, drawn, label_rule, listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,12 +41,14 @@ class Images:
             See `accuracy`.
         names: per image.
         skipped: what was left out, with the reason.
+        choices: what was assumed of the labels, in words.
     """
 
     x: Tensor
     labels: Tensor | None
     names: list[str]
     skipped: list[tuple[str, str]]
+    choices: tuple[str, ...] = ()
 
 
 def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int = 0) -> Images:
@@ -66,18 +68,21 @@ def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int
 
     Raises:
         MissingExtraError: a package is not installed.
+        SofteqValueError: a limit below 1, or a model of neither 1 nor 3 channels for images that are no noise.
         SofteqError: an absent or empty folder, none of its files can be read (each file's reason is listed), or there
             is no memory for so many.
-        SofteqValueError: a limit below 1.
     """
     if limit < 1:
         raise SofteqValueError(f"limit: expected at least 1 image, got {limit}")
     if str(source) == "noise":
         return _noise(model, limit, seed)
+    _check_channels(model)
+    rule = None
     if str(source) == "demo":
         chosen = demo_files(model.classes)[:limit]
     else:
         chosen = drawn(listed(Path(source), model.classes), limit, seed)
+        rule = label_rule(Path(source), model.classes)
     _check_memory(len(chosen), model)
     images, labels, names, skipped = [], [], [], []
     for path, name, label in chosen:
@@ -92,7 +97,16 @@ def load_images(source: str | Path, *, model: Model, limit: int = 100, seed: int
         first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
         raise SofteqError(f"images: none of the {len(chosen)} files in {source} can be used: {first}")
     known = torch.tensor(labels)
-    return Images(torch.stack(images), known if bool((known >= 0).any()) else None, names, skipped)
+    told = () if rule is None else (rule,)
+    return Images(torch.stack(images), known if bool((known >= 0).any()) else None, names, skipped, told)
+
+
+def _check_channels(model: Model) -> None:
+    if len(model.mean) not in (1, 3):
+        raise SofteqValueError(
+            f"images: {model.name} takes {len(model.mean)} channels, and images have 1 or 3: measure it on noise, or"
+            " in Python on tensors of your own"
+        )
 
 
 def _check_memory(count: int, model: Model) -> None:
@@ -175,12 +189,7 @@ def prepare(image: Image, model: Model) -> Tensor:
     """
     from PIL import Image
 
-    if len(model.mean) not in (1, 3):
-        raise SofteqValueError(
-            f"images: {model.name} takes {len(model.mean)} channels, and images have 1 or 3: measure it on noise, or"
-            " in Python on tensors of your own"
-        )
-
+    _check_channels(model)
     filters = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
     if model.interpolation not in filters:
         raise SofteqValueError(f"interpolation: expected one of {', '.join(filters)}, got {model.interpolation!r}")

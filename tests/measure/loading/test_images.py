@@ -268,8 +268,21 @@ def test_an_empty_class_keeps_its_number(tmp_path):
 def test_class_folders(tmp_path, folders, classes, expected):
     for name in folders:
         save(tmp_path / name / "a.png")
-    labels = load_images(tmp_path, model=model(classes=classes)).labels
-    assert (None if labels is None else labels.tolist()) == expected
+    found = load_images(tmp_path, model=model(classes=classes))
+    assert (None if found.labels is None else found.labels.tolist()) == expected
+    told = {5: "none, as the folders (cat, dog)", 77: "none, as the folders (n01440764, n01484850) do not say which of"}
+    told[2] = "the folders are the classes in alphabetical order"
+    assert [text[8:].startswith(told[classes]) for text in found.choices] == [True] * (classes in told)
+
+
+def test_channels_that_no_image_has(tmp_path):
+    for name in "ab":
+        save(tmp_path / f"{name}.png")
+    with pytest.raises(
+        SofteqValueError, match="images: m takes 5 channels, and images have 1 or 3: measure it on noise"
+    ):
+        load_images(tmp_path, model=model(half=(0.5,) * 5))
+    assert load_images("noise", model=model(half=(0.5,) * 5), limit=1).x.shape[1] == 5
 
 
 def test_a_limit_draws_with_the_seed(tmp_path):
