@@ -33,7 +33,7 @@ NEAREST = 0.1
 class _Found:
     """What is gathered on the way."""
 
-    symmetries: dict[str, list[Deviations]] = field(default_factory=dict)
+    symmetries: dict[str, dict[int, Deviations]] = field(default_factory=dict)  # by the structures that allow it
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -79,15 +79,20 @@ def audit_calculator(
     bases = [evaluate(own) for own in structures]
     first, base = structures[0], bases[0]
     again = _asked_again(evaluate, first, generator)
-    for own, point in zip(structures, bases, strict=True):
-        _symmetries(evaluate, own, point, degree, generator, found, on_check)
+    for index in range(len(structures)):
+        _symmetries(evaluate, structures, bases, index, degree, generator, found, on_check)
     size = _force_rms(bases)
     for name, parts in found.symmetries.items():
-        numbers = [own.numbers for own in structures[: len(parts)]]
+        numbers = [structures[index].numbers for index in parts]
         symbols = {int(k): chemical_symbols[k] for own in numbers for k in own}
-        found.checks[name] = symmetry_numbers(parts, numbers, symbols, size)
+        found.checks[name] = symmetry_numbers(list(parts.values()), numbers, symbols, size)
+        if name in found.missing:
+            found.missing[name] += f"; {len(structures) - len(parts)} of {len(structures)} structures"
+        if 0 not in parts:  # of the first structure, whose atoms are drawn
+            found.checks[name].pop("force_by_atom_ev_per_a", None)
     noise = noise_of(base, again)
-    facts = Facts(evaluate, first, base, noise, {k: v[0] for k, v in found.symmetries.items()}, generator)
+    own = {name: parts[0] for name, parts in found.symmetries.items() if 0 in parts}
+    facts = Facts(evaluate, first, base, noise, own, generator)
     facts = _mechanics(facts, found, steps, temperature, on_check)
     on_check("causes")
     causes = causes_of(facts)
@@ -166,23 +171,25 @@ def _force_rms(points: Sequence[Point]) -> float:
 
 def _symmetries(
     evaluate: Evaluate,
-    atoms: Any,
-    base: Point,
+    structures: Sequence[Any],
+    bases: Sequence[Point],
+    index: int,
     degree: int,
     generator: np.random.Generator,
     found: _Found,
     on_check: OnCheck,
 ) -> None:
-    for name, elements in all_symmetries(atoms, degree, generator):
+    """Of one structure."""
+    for name, elements in all_symmetries(structures[index], degree, generator):
         on_check(name)
         if isinstance(elements, NotMeasurable):
             found.missing.setdefault(name, str(elements))
             continue
         try:
-            found.symmetries.setdefault(name, []).append(deviations(evaluate, base, elements))
+            measured = deviations(evaluate, bases[index], elements)
+            found.symmetries.setdefault(name, {})[index] = measured
         except NotMeasurable as reason:
             found.missing.setdefault(name, str(reason))
-    found.symmetries = {name: parts for name, parts in found.symmetries.items() if parts}
 
 
 def _mechanics(facts: Facts, found: _Found, steps: int, temperature: float, on_check: OnCheck) -> Facts:

@@ -113,7 +113,8 @@ def _constant(facts: Facts) -> Cause | None:
 
 
 def _amounts(found: tuple[float, float]) -> str:
-    return f"the energy by up to {found[0]:.2g} eV and forces by up to {found[1]:.2g} eV/Å"
+    forces = f" and forces by up to {found[1]:.2g} eV/Å" if found[1] else ""  # 0 where there are none, too
+    return f"the energy by up to {found[0]:.2g} eV{forces}"
 
 
 def _precision(facts: Facts) -> Cause | None:

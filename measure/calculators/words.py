@@ -104,8 +104,9 @@ def _kept(found: Mapping[str, Any]) -> list[str]:
     if not kept:
         return []
     energy = max(found["checks"][name]["energy_max_ev"] for name in kept)
-    forces = max(found["checks"][name].get("force_max_ev_per_a", 0.0) for name in kept)
-    return [f"Nothing changes under {_listed(kept)} (at most {amount(energy)} eV, {amount(forces)} eV/Å)."]
+    forces = [checked["force_max_ev_per_a"] for n in kept if "force_max_ev_per_a" in (checked := found["checks"][n])]
+    sizes = [f"{amount(energy)} eV", *([f"{amount(max(forces))} eV/Å"] if forces else [])]
+    return [f"Nothing changes under {_listed(kept)} (at most {', '.join(sizes)})."]
 
 
 def _mechanics(found: Mapping[str, Any]) -> list[str]:
@@ -118,10 +119,11 @@ def _mechanics(found: Mapping[str, Any]) -> list[str]:
         said.append(f"Stress and the energy's slope under strain differ by at most {worst} eV/Å³.")
     if "jumps" in checks:
         jump = checks["jumps"]
-        said.append(
-            f"Where atoms move apart ({jump['path']}), the largest jumps are {amount(jump['energy_max_ev'])} eV and "
-            f"{amount(jump['force_max_ev_per_a'])} eV/Å."
-        )
+        forces = (
+            f" and {amount(jump['force_max_ev_per_a'])} eV/Å" if "net force" in checks else ""
+        )  # else there are none
+        energy = amount(jump["energy_max_ev"])
+        said.append(f"Where atoms move apart ({jump['path']}), the largest jumps are {energy} eV{forces}.")
     if "constant energy" in checks:
         run = checks["constant energy"]
         slope, error = run["drift_mev_per_atom_ps"], run["drift_error_mev_per_atom_ps"]

@@ -127,6 +127,16 @@ def test_several_structures_and_the_models_own_error():
     assert "own test error" in found.levels.about
 
 
+def test_structures_that_allow_different_symmetries():
+    frames = [toys.water()[[0]], toys.cluster(0)]  # an atom alone has no like ones
+    found = audit_calculator(toys.Field(), frames, **QUICK)
+    alone = audit_calculator(toys.Field(), frames[1], **QUICK)
+    assert set(found.checks["permutation"]["force_by_element_ev_per_a"]) == set(frames[1].symbols)
+    assert "force_by_atom_ev_per_a" not in found.checks["permutation"]
+    assert found.not_measurable["permutation"].endswith("; 1 of 2 structures")
+    assert "permutation" not in alone.not_measurable
+
+
 def test_the_same_seed_gives_the_same_numbers():
     first, second, other = (audit_calculator(toys.Field(), toys.water(), seed=s, **QUICK).checks for s in (0, 0, 1))
     assert first == second != other
