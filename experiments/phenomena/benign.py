@@ -203,8 +203,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         plot=panels(
             [
-                _panel("test_error", "test error"),
-                _panel("weight_defect_mean", "weight defect", title="networks"),
+                _panel("test_error", "test error", title="networks"),
+                _panel("weight_defect_mean", "weight defect"),
                 _panel("effective_rest", "effective parameters, rest"),
             ],
             [

@@ -233,6 +233,24 @@ def _trained(
     return last, paths.merged(mean.module)
 
 
+_HEADERS = {
+    "barrier_line": ("barrier of the line", ".3f"),
+    "barrier_curve": ("of the curve", ".4f"),
+    "error_ends": ("test error at the ends", ".3f"),
+    "worst_error_curve": ("worst on the curve", ".3f"),
+    "largest_defect_curve": ("largest defect on the curve", ".3f"),
+    "simplex2_loss": ("loss in the triangles", ".3f"),
+    "simplex2_log_volume": ("log of their area", ".2f"),
+    "simplex2_barrier": ("barrier of their sides", ".3f"),
+    "simplex2_error": ("test error in them", ".3f"),
+    "simplex2_error_ensemble": ("of the mean of 50 in them", ".3f"),
+    "simplex2_defect": ("defect in them", ".3f"),
+    "sharpness": ("sharpness", ".3f"),
+    "error_averaged": ("error of the mean of weights", ".3f"),
+}
+_MOST = tuple(_HEADERS)[:-2]
+_FEWER = ("barrier_curve", "largest_defect_curve", "simplex2_loss", "simplex2_log_volume", "simplex2_error_ensemble")
+
 EXPERIMENTS: dict[str, Experiment] = {
     "connectivity": Experiment(
         name="connectivity",
@@ -243,26 +261,15 @@ EXPERIMENTS: dict[str, Experiment] = {
         run=run,
         columns=tuple(
             Column(f"{key}@{point.name}", f"{header}, {point.name}", form)
-            for point in _POINTS
-            for key, header, form in (
-                ("barrier_line", "barrier of the line", ".3f"),
-                ("barrier_curve", "of the curve", ".4f"),
-                ("error_ends", "test error at the ends", ".3f"),
-                ("worst_error_curve", "worst on the curve", ".3f"),
-                ("largest_defect_curve", "largest defect on the curve", ".3f"),
-                ("simplex2_loss", "loss in the triangles", ".3f"),
-                ("simplex2_log_volume", "log of their area", ".2f"),
-                ("simplex2_barrier", "barrier of their sides", ".3f"),
-                ("simplex2_error", "test error in them", ".3f"),
-                ("simplex2_error_ensemble", "of the mean of 50 there", ".3f"),
-                ("simplex2_defect", "defect in them", ".3f"),
-                ("sharpness", "sharpness", ".3f"),
-                ("error_averaged", "error of the mean of weights", ".3f"),
-            )
+            for point, keys in zip(_POINTS, (_HEADERS, _FEWER, _MOST), strict=True)
+            for key, (header, form) in _HEADERS.items()
+            if key in keys
         ),
         notes=(
             "Barrier: how far the training loss (nats per image) rises above the line between the ends' losses."
             " Sharpness: its rise when every weight is changed at random by a tenth of its norm.",
+            "Triangles: two, one from each solution, with a common side; means over 50 places. Their area in units of"
+            " the squared distance of the solutions.",
         ),
         plot=connectivity_figure.plot,
         group=GROUP,

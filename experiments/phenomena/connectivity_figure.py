@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from softeq.experiments.show.plots import BAND, draw_figure
+from softeq.experiments.show.plots import BAND, draw_figure, label_log
 from softeq.experiments.show.tables import choose_preset
 from softeq.experiments.training.arms import BLUE, GREEN, ORANGE, SKY, VERMILION
 
@@ -37,6 +37,7 @@ def _draw(figure: Any, points: Sequence[str], records: Sequence[Mapping[str, Any
             volumes, heights = ([m[f"simplex2_{key}@{point}"] for m in mine] for key in ("log_volume", "loss"))
             simplexes.scatter(volumes, heights, s=22, color=colour, alpha=0.8, linewidths=0)
         losses.set_yscale("log")
+        label_log(losses.yaxis, *losses.get_ylim())
         losses.set_title(point, loc="left", fontsize=10)
         defects.set_xlabel("place on the path")
         simplexes.set_xlabel("log of the triangles' area")

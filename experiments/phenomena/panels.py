@@ -70,6 +70,7 @@ def _draw(axes: Axes, rows: Sequence[Sequence[Panel]], records: Sequence[Record]
             handles |= _panel(place, panel, records)
         for place in line[len(row) :]:
             place.set_axis_off()
+    handles = {v: handles[v] for v in dict.fromkeys(r["variant"] for r in records) if v in handles}
     if not handles:
         raise SofteqError("nothing to draw: no record has a finite value of what the figure shows")
     title: Any = {"title": BAND, "title_fontsize": 8}

@@ -26,7 +26,7 @@ from softeq.experiments.images.tasks import accuracy
 from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.quarters import QuarterTask, fitted, quarter_network
 from softeq.experiments.phenomena.structured import STRUCTURES, width_within
-from softeq.experiments.show.plots import draw_figure
+from softeq.experiments.show.plots import draw_figure, label_log
 from softeq.experiments.show.tables import choose_preset, scalar
 from softeq.experiments.training.arms import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from softeq.prior import soft_layers
@@ -36,7 +36,7 @@ PIXELS, CLASSES, KERNEL = DIGITS_SIDE**2, 10, 3
 BUDGETS = (4_000, 16_000, 64_000)
 """Multiply-adds per image."""
 _COLOURS = (GREEN, GREY, PURPLE, ORANGE, BLUE, VERMILION, BLUE, VERMILION)
-_ERRORS = (0.15, 0.2, 0.3, 0.4, 0.6)  # ticks
+_DIAL = (ROTATED, HALF, BROKEN)
 VARIANTS = (*STRUCTURES, "hard", "soft", "conv", "soft-conv")
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"seeds": 1, "sizes": [40, 20, 50], "budgets": [4_000], "steps": 10, "points": [HALF]},
@@ -45,14 +45,14 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "sizes": [600, 200, 597],
         "budgets": list(BUDGETS),
         "steps": 300,
-        "points": [ROTATED, HALF, BROKEN],
+        "points": _DIAL,
     },
     "paper": {
         "seeds": 10,
         "sizes": [900, 300, 597],
         "budgets": list(BUDGETS),
         "steps": 1000,
-        "points": [ROTATED, HALF, BROKEN],
+        "points": _DIAL,
     },
 }
 
@@ -159,19 +159,19 @@ def run(config: Config, progress: Progress) -> Metrics:
 
 
 def plot(records: list[dict[str, Any]], path: Any) -> None:
-    """Test error over compute, a line for each structure."""
+    """Test error over compute, a line for each structure and a panel for each point of the dial."""
     preset = choose_preset(records)
     mine = [r for r in records if r["preset"] == preset]
-    draw_figure(path, (7.6, 4.2), lambda axes: _draw(axes, mine))
+    held = {key for r in mine for key in r["metrics"]}
+    points = [p.name for p in _DIAL if f"test_error@{p.name}-{BUDGETS[0]}" in held]
+    draw_figure(path, (3.0 + 2.3 * len(points), 4.4), lambda axes: _draw(axes.figure, points, mine))
 
 
-def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
-    figure = axes.figure
+def _draw(figure: Any, points: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
     figure.clear()
-    held = {key for r in records for key in r["metrics"]}
-    points = [p for p in ("rotated", "half-broken", "broken") if f"test_error@{p}-{BUDGETS[0]}" in held]
     handles: dict[str, Any] = {}
-    for panel, point in zip(figure.subplots(1, len(points), squeeze=False)[0], points, strict=True):
+    places = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
+    for panel, point in zip(places, points, strict=True):
         for k, variant in enumerate(VARIANTS):
             mine = [r["metrics"] for r in records if r["variant"] == variant]
             values = {b: [v for m in mine if (v := scalar(m, f"test_error@{point}-{b}")) is not None] for b in BUDGETS}
@@ -182,15 +182,14 @@ def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
                 handles[variant] = panel.plot(x, y, ms=4, lw=1.4, **style)[0]
         panel.set_xscale("log")
         panel.set_yscale("log")
-        panel.set_xticks(BUDGETS, [f"{b:,}" for b in BUDGETS])
+        label_log(panel.yaxis, *panel.get_ylim())
+        panel.set_xticks(BUDGETS, [f"{b // 1000}k" for b in BUDGETS])
         panel.minorticks_off()
-        panel.set_yticks(_ERRORS, [f"{e:g}" for e in _ERRORS])
         panel.set_xlabel("multiply-adds per image")
         panel.set_title(point, loc="left", fontsize=10)
         panel.grid(which="major")
-    figure.axes[0].set_ylabel("test error, mean of seeds")
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, fontsize=8)
+    places[0].set_ylabel("test error, mean of seeds")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, fontsize=8)
 
 
 _LARGE = BUDGETS[1]
@@ -213,7 +212,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             Column(f"parameters-{_LARGE}", f"parameters, {_LARGE // 1000}k", ",d"),
         ),
         notes=(
-            "Test error at budgets of 4, 16 and 64 thousand multiply-adds per image, 150 steps of Adam at one rate for"
+            "Test error at budgets of 4, 16 and 64 thousand multiply-adds per image, 300 steps of Adam at one rate for"
             " all. hard and soft: under quarter turns, as the dense matrices that they merge to; conv and soft-conv:"
             " under shifts.",
         ),

@@ -94,6 +94,24 @@ def test_a_killed_run_leaves_nothing_and_resumes_with_the_same_numbers(name, tmp
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
+class Begun(Exception):
+    """The first step is done."""
+
+
+@pytest.mark.parametrize("name", [name for name, one in EXPERIMENTS.items() if "paper" in one.presets])
+def test_a_paper_preset_takes_its_first_step(name):
+    """None was run to its end: hours each."""
+    experiment = registry.get(name)
+
+    def stop(done, total):
+        assert 0 < done < total
+        raise Begun
+
+    for variant in experiment.variants:
+        with pytest.raises(Begun):
+            experiment.run(experiment.configure("paper", variant, 0), stop)
+
+
 @pytest.mark.parametrize(("name", "module"), [(name, module) for name in NAMES for module in NEEDS.get(name, ())])
 def test_a_missing_extra_is_named(name, module, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
