@@ -98,7 +98,11 @@ class Begun(Exception):
     """The first step is done."""
 
 
-@pytest.mark.parametrize("name", [name for name, one in EXPERIMENTS.items() if "paper" in one.presets])
+LARGE = [name for name, one in EXPERIMENTS.items() if "paper" in one.presets]
+SLOW = {"kernel"}  # whose first step is a regression on 900 images
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in LARGE])
 def test_a_paper_preset_takes_its_first_step(name):
     """None was run to its end: hours each."""
     experiment = registry.get(name)
@@ -107,7 +111,7 @@ def test_a_paper_preset_takes_its_first_step(name):
         assert 0 < done < total
         raise Begun
 
-    for variant in experiment.variants:
+    for variant in (experiment.variants[0], experiment.variants[-1]):
         with pytest.raises(Begun):
             experiment.run(experiment.configure("paper", variant, 0), stop)
 
