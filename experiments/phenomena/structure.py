@@ -1,10 +1,10 @@
 """``structure``: layers that share or factor their weights, at equal multiply-adds: imposed sharing against learned.
 
 A network of two hidden layers whose weights are dense, of low rank, a Kronecker product, a block tensor train (Qiu et
-al., ICML 2024), equivariant under quarter turns (``hard``: sharing that is imposed), the sum of both under the
-library's rule (``soft``: sharing that is learned), or convolutions that are shared over positions, alone (``conv``) or
-with a low-rank residual (``soft-conv``). All have as many multiply-adds per image, so that those with cheaper layers
-are wider.
+al., ICML 2024), equivariant under quarter turns (``hard``: sharing that is imposed), the sum of both (sharing that is
+learned: ``soft`` under the library's rule, ``soft-fixed`` under a prior of fixed precisions), or convolutions that are
+shared over positions, alone (``conv``) or with a low-rank residual (``soft-conv``). All have as many multiply-adds per
+image, so that those with cheaper layers are wider.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ from softeq.experiments.phenomena.quarters import QuarterTask, fitted, quarter_n
 from softeq.experiments.phenomena.structured import STRUCTURES, width_within
 from softeq.experiments.show.plots import draw_figure, label_log
 from softeq.experiments.show.tables import choose_preset, scalar
-from softeq.experiments.training.arms import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from softeq.experiments.training.arms import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from softeq.prior import soft_layers
 from softeq.strength import DEFAULT
 
 PIXELS, CLASSES, KERNEL = DIGITS_SIDE**2, 10, 3
 BUDGETS = (4_000, 16_000, 64_000)
 """Multiply-adds per image."""
-_COLOURS = (GREEN, GREY, PURPLE, ORANGE, BLUE, VERMILION, BLUE, VERMILION)
+_COLOURS = (GREEN, GREY, PURPLE, ORANGE, BLUE, VERMILION, SKY, BLUE, VERMILION)
 _DIAL = (ROTATED, HALF, BROKEN)
-VARIANTS = (*STRUCTURES, "hard", "soft", "conv", "soft-conv")
+FIXED = "soft-fixed"
+VARIANTS = (*STRUCTURES, "hard", "soft", FIXED, "conv", "soft-conv")
+PRIOR = {"equivariant": 1e-3, "residual": 10.0}
+"""Of ``soft-fixed``, precisions in nats for the whole data set: those of `connectivity`."""
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"seeds": 1, "sizes": [40, 20, 50], "budgets": [4_000], "steps": 10, "points": [HALF]},
     "default": {
@@ -81,12 +84,14 @@ def conv_cost(channels: int, rank: int) -> int:
 def configure(preset: str, variant: str, seed: int) -> Config:
     """See `Experiment`."""
     size = SIZES[preset]
+    learned = variant.startswith("soft") and variant != FIXED
     return {
         "data": {"source": DIGITS, "sizes": size["sizes"]},
         "points": [asdict(point) for point in size["points"]],
         "structure": variant,
         "budgets": size["budgets"],
-        "rule": DEFAULT if variant.startswith("soft") else "fixed",
+        "rule": DEFAULT if learned else "fixed",
+        **({"prior": PRIOR} if variant == FIXED else {}),
         "training": {"steps": size["steps"], "batch_size": 50, "lr": 1e-2, "validate_every": size["steps"]},
         "seed": seed,
         "device": "cpu",
@@ -104,9 +109,9 @@ def build(structure: str, budget: int) -> tuple[nn.Module, int]:
         rank = 1 if structure == "soft-conv" else 0
         channels = channels_within(budget, rank)
         return _convolutions(channels, "soft" if rank else "hard"), conv_cost(channels, rank)
-    if structure in ("hard", "soft"):  # merged, a dense matrix
+    if structure in ("hard", "soft", FIXED):  # merged, a dense matrix
         width = width_within("dense", PIXELS, CLASSES, budget)
-        model = quarter_network(DIGITS_SIDE, width // 4, structure, layers=2)
+        model = quarter_network(DIGITS_SIDE, width // 4, structure.partition("-")[0], layers=2)
         return model, width * (PIXELS + width + CLASSES)
     width = width_within(structure, PIXELS, CLASSES, budget)
     make = STRUCTURES[structure]
@@ -149,6 +154,7 @@ def run(config: Config, progress: Progress) -> Metrics:
                 config["training"],
                 config["seed"],
                 rule=config["rule"] if soft else "fixed",
+                prior=config.get("prior"),
                 on_step=step,
             )
             metrics[f"test_error@{point.name}-{budget}"] = 1 - task.test(model)
@@ -178,7 +184,7 @@ def _draw(figure: Any, points: Sequence[str], records: Sequence[Mapping[str, Any
             drawn = [(mine[0][f"multiply_adds-{b}"], math.fsum(v) / len(v)) for b, v in values.items() if v]
             if drawn:
                 x, y = zip(*drawn, strict=True)
-                style: Any = {"color": _COLOURS[k], "ls": "--" if "conv" in variant else "-", "marker": "os^vDPX*"[k]}
+                style: Any = {"color": _COLOURS[k], "ls": "--" if "conv" in variant else "-", "marker": "os^vDPpX*"[k]}
                 handles[variant] = panel.plot(x, y, ms=4, lw=1.4, **style)[0]
         panel.set_xscale("log")
         panel.set_yscale("log")
@@ -189,7 +195,7 @@ def _draw(figure: Any, points: Sequence[str], records: Sequence[Mapping[str, Any
         panel.set_title(point, loc="left", fontsize=10)
         panel.grid(which="major")
     places[0].set_ylabel("test error, mean of seeds")
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=9, fontsize=8)
 
 
 _LARGE = BUDGETS[1]
@@ -197,7 +203,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "structure": Experiment(
         name="structure",
         summary="dense, factored, equivariant and soft layers at equal multiply-adds: imposed sharing against learned",
-        variants=VARIANTS,
+        variants=tuple(v for v in VARIANTS if v != FIXED),
         presets={name: size["seeds"] for name, size in SIZES.items()},
         configure=configure,
         run=run,
@@ -213,8 +219,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         notes=(
             "Test error at budgets of 4, 16 and 64 thousand multiply-adds per image, 300 steps of Adam at one rate for"
-            " all. hard and soft: under quarter turns, as the dense matrices that they merge to; conv and soft-conv:"
-            " under shifts.",
+            " all. hard, soft and soft-fixed: under quarter turns, as the dense matrices that they merge to; conv and"
+            " soft-conv: under shifts.",
         ),
         plot=plot,
         group=GROUP,

@@ -20,7 +20,9 @@ def test_a_network_spends_its_budget_and_no_more(variant, budget):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_torch_counts_as_many_operations(variant):
     model, cost = build(variant, BUDGETS[1])
-    model = fold(model) if variant in ("hard", "soft") else model  # merging is no part of what an image costs
+    model = (
+        fold(model) if variant in ("hard", "soft", "soft-fixed") else model
+    )  # merging is no part of what an image costs
     with FlopCounterMode(display=False) as counted:
         assert model(torch.randn(3, 1, 8, 8)).shape == (3, 10)
     weighted = 2 * 64 * 2 * channels_within(BUDGETS[1], 1) if variant == "soft-conv" else 0  # sums, not products
@@ -35,7 +37,7 @@ def test_hard_is_invariant_and_refusals():
         channels_within(conv_cost(1, 1) - 1, 1)
 
 
-@pytest.mark.parametrize("variant", ["block-train", "soft-conv"])
+@pytest.mark.parametrize("variant", ["block-train", "soft-fixed", "soft-conv"])
 def test_a_run_records_errors_and_costs(variant):
     pytest.importorskip("sklearn")
     found = run(configure("smoke", variant, 0), lambda done, total: None)
