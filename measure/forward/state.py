@@ -7,7 +7,7 @@ may stay behind: least of all a tensor of the measurement's own.
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -23,7 +23,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from softeq.measure.errors import NotMeasurable
 
 _OBJECT_DEPTH = 2  # objects of the user's own that a module holds, and those that they hold
-_PLAIN = (type(None), bool, int, float, str, bytes)  # what cannot change, and is most of what a module holds
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes))  # what cannot change: half of what a module holds
+_CONTAINERS = frozenset((dict, OrderedDict, list, set))  # empty ones are most of the rest
 _guarded: ContextVar[frozenset[int]] = ContextVar("guarded", default=frozenset())
 
 Undo = Callable[[], None]
@@ -98,7 +99,10 @@ class Kept:
 
     def _visit_all(self, values: Iterable[Any], depth: int) -> None:
         for value in list(values):
-            if type(value) not in _PLAIN:
+            kind = type(value)
+            if kind in _CONTAINERS and not value:
+                self._empty.append(value)
+            elif kind not in _PLAIN:
                 self._visit(value, depth)
 
     def _source_of_chance(self, value: Any) -> bool:
@@ -247,8 +251,9 @@ def unchanged(f: Any) -> Iterator[Kept]:
     """
     held, outer = held_by(f), _guarded.get()
     modules = [value for value in held if isinstance(value, nn.Module)]
-    kept = Kept(held, parameters=not all(id(module) in outer for module in modules))
-    token = _guarded.set(outer | {id(m) for module in modules for m in module.modules()})
+    inside = all(id(module) in outer for module in modules)
+    kept = Kept(held, parameters=not inside)
+    token = _guarded.set(outer if inside else outer | {id(m) for module in modules for m in module.modules()})
     try:
         yield kept
     finally:
