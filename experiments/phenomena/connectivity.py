@@ -235,18 +235,18 @@ def _trained(
 
 _HEADERS = {
     "barrier_line": ("barrier of the line", ".3f"),
-    "barrier_curve": ("of the curve", ".4f"),
+    "barrier_curve": ("barrier of the curve", ".4f"),
     "error_ends": ("test error at the ends", ".3f"),
-    "worst_error_curve": ("worst on the curve", ".3f"),
+    "worst_error_curve": ("worst test error on the curve", ".3f"),
     "largest_defect_curve": ("largest defect on the curve", ".3f"),
     "simplex2_loss": ("loss in the triangles", ".3f"),
     "simplex2_log_volume": ("log of their area", ".2f"),
     "simplex2_barrier": ("barrier of their sides", ".3f"),
-    "simplex2_error": ("test error in them", ".3f"),
-    "simplex2_error_ensemble": ("of the mean of 50 in them", ".3f"),
-    "simplex2_defect": ("defect in them", ".3f"),
+    "simplex2_error": ("test error in the triangles", ".3f"),
+    "simplex2_error_ensemble": ("test error of the mean of 50", ".3f"),
+    "simplex2_defect": ("defect in the triangles", ".3f"),
     "sharpness": ("sharpness", ".3f"),
-    "error_averaged": ("error of the mean of weights", ".3f"),
+    "error_averaged": ("test error of the mean of weights", ".3f"),
 }
 _MOST = tuple(_HEADERS)[:-2]
 _FEWER = ("barrier_curve", "largest_defect_curve", "simplex2_loss", "simplex2_log_volume", "simplex2_error_ensemble")

@@ -164,13 +164,13 @@ def _panel(point: str) -> list[Panel]:
 _DESCENTS = ("test_error_full", "test_error_minibatch")
 _HEADERS = {
     "test_error": ("test error of hits", ".3f"),
-    "hits": ("hits", ".0f"),
+    "hits": ("hits", ",.1f"),
     "hit_rate": ("hit rate", ".2g"),
-    "hit_rate_bound": ("at most", ".1g"),
-    "test_error_full": ("of descent", ".3f"),
-    "test_error_minibatch": ("of descent, batches of 2", ".3f"),
-    "fitted_full": ("share of descents that fit", ".2f"),
-    "fitted_minibatch": ("share with batches of 2", ".2f"),
+    "hit_rate_bound": ("hit rate, at most", ".1g"),
+    "test_error_full": ("test error of descent", ".3f"),
+    "test_error_minibatch": ("test error, batches of 2", ".3f"),
+    "fitted_full": ("descents that fit", ".2f"),
+    "fitted_minibatch": ("descents that fit, batches of 2", ".2f"),
 }
 
 EXPERIMENTS: dict[str, Experiment] = {

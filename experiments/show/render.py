@@ -11,6 +11,8 @@ from softeq.experiments.engine import registry
 from softeq.experiments.show.tables import Stat, Table
 
 FORMATS = ("md", "csv", "latex")
+WIDE = 13
+"""The most columns of a Markdown table; with more, variants stand side by side and metrics below each other."""
 
 
 def format_number(value: float, spec: str) -> str:
@@ -58,6 +60,8 @@ def render(table: Table, format: str = "md") -> str:
 
 def _markdown(table: Table) -> str:
     header, lines = _cells(table)
+    if len(header) > WIDE:
+        header, *lines = [list(cells) for cells in zip(["metric", *header[1:]], *lines, strict=True)]
     text = [[cell.replace("|", r"\|") for cell in line] for line in (header, *lines)]
     widths = [max(len(line[i]) for line in text) for i in range(len(header))]
     padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in text]

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import math
 
@@ -51,6 +52,24 @@ def test_markdown(toy, records):
     assert "Published: A Paper (2021), table 1" in text
     assert "Everything here is made up." in text
     assert text.endswith("\n")
+
+
+def rows_of(experiment, records):
+    text = render.render(tables.build(records, experiment, source="runs"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_markdown_with_many_metrics_has_a_line_for_each(toy, make_record):
+    columns = tuple(Column(f"m{k}", f"metric {k}", ".1f") for k in range(render.WIDE))
+    many = dataclasses.replace(toy, published={}, columns=columns)
+    records = [
+        make_record(v, 0, **{f"m{k}": k + x for k in range(render.WIDE)}) for v, x in (("hard", 0), ("soft", 0.5))
+    ]
+    assert rows_of(dataclasses.replace(many, columns=columns[:-1]), records)[0][0] == "variant"
+    rows = rows_of(many, records)
+    assert rows[0] == ["metric", "hard", "soft"]
+    assert len(rows) == 2 + render.WIDE
+    assert rows[2 + 5] == ["metric 5", "5.0 (1)", "5.5 (1)"]
 
 
 def test_no_median_where_nothing_varies_and_no_published_where_there_is_none(toy, make_record):
