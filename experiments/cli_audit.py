@@ -69,7 +69,13 @@ def audit(
     pick: Annotated[
         str | None, _option(MEASURE, "Of a network that returns several things one: a key, attribute or index.")
     ] = None,
-    flows: Annotated[str | None, _option(MEASURE, "Some flows, as a,b; all nine if absent.")] = None,
+    flows: Annotated[
+        str | None,
+        _option(
+            MEASURE,
+            "Some flows, as a,b; the nine affine ones if absent; also brightness, exposure, contrast, saturation, hue.",
+        ),
+    ] = None,
     norm: Annotated[str, _option(MEASURE, "Of the headline numbers; all norms are recorded.")] = "mean_square",
     control: Annotated[
         str,

@@ -16,15 +16,18 @@ from torch import Tensor
 from softeq.errors import SofteqValueError
 from softeq.measure.curve import displacement_curve
 from softeq.measure.motion.actions import Action
-from softeq.measure.motion.flows import FLOWS, AffineFlow
+from softeq.measure.motion.colour import COLOURS
+from softeq.measure.motion.flows import Flow
 from softeq.measure.results.statistics import bootstrap_interval, finite_number
 
-CURVES = ("translation_x", "translation_y", "rotation", "scale")
+FACTORS = ("scale", "exposure", "contrast", "saturation")
+CURVES = ("translation_x", "translation_y", "rotation", "scale", *COLOURS)
 """The flows that whole displacements are measured along."""
 PAIRED = ("relative", "centred")
 """What is recorded image by image."""
 _SHIFTS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 _TURNS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 45.0, 90.0, 135.0, 180.0)
+_INTENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 _SCALES = (0.5, 0.625, 0.8, 0.9, 0.98, 1.02, 1.11, 1.25, 1.6, 2.0)
 
 
@@ -35,24 +38,29 @@ def displacements(flow: str, size: tuple[int, int]) -> tuple[list[float], list[f
         flow: one of `CURVES`.
         size: (H, W) of the images; shifts go to a quarter of the side that they are along.
 
-    Returns: pixels of shifts; degrees of rotation, both ways; factors of scale.
+    Returns: pixels of shifts; degrees of rotation and of hue, both ways; factors of scale, exposure, contrast and
+        saturation; intensities that brightness adds, of a range from 0 to 1.
     """
     if flow.startswith("translation"):
         side = size[1] if flow.endswith("x") else size[0]
         shifts = [d for d in _SHIFTS if d < side / 4] + [side / 4]
         return shifts, shifts, "pixels"
-    if flow == "rotation":
+    if flow in ("rotation", "hue"):
         turns = sorted({*_TURNS, *(-t for t in _TURNS if t < 180)})
         return turns, [math.radians(t) for t in turns], "degrees"
-    if flow == "scale":
-        return list(_SCALES), [math.log(s) for s in _SCALES], "times the size"
+    if flow in FACTORS:
+        unit = "times the size" if flow == "scale" else f"times the {flow}"
+        return list(_SCALES), [math.log(s) for s in _SCALES], unit
+    if flow == "brightness":
+        added = sorted([*_INTENSITIES, *(-i for i in _INTENSITIES)])
+        return added, added, "intensity"
     raise SofteqValueError(f"flow: expected one of {', '.join(CURVES)}, got {flow!r}")
 
 
 def curve(
     model: Callable[[Tensor], Any],
     x: Tensor,
-    flow: AffineFlow,
+    flow: Flow,
     output: str | Action,
     *,
     classes: bool,
@@ -66,7 +74,7 @@ def curve(
     Args:
         model: the network.
         x: (B, C, H, W).
-        flow: one of `CURVES`, with the declared stencil and boundary.
+        flow: one of `CURVES`, with the declared stencil and boundary; margins, which tear an image apart, left out.
         output: the output space.
         classes: whether the output is of classes, so that decisions can be compared.
         labels: (B,), negative where there is none; None.
@@ -110,8 +118,3 @@ def _column(name: str, values: Tensor, level: float, seed: int) -> dict[str, Any
     if name in PAIRED:
         entry[f"{name}_per_sample"] = [finite_number(float(f"{v:.4g}")) for v in values.tolist()]
     return entry
-
-
-def own_flow(name: str, stencil: str, boundary: str) -> AffineFlow:
-    """One of FLOWS with the declared stencil and boundary; margins, which tear an image apart, are left out."""
-    return FLOWS[name].with_(stencil=stencil, boundary=boundary)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from softeq.experiments.audit.batches import Batches, Meter
-from softeq.experiments.audit.curve import CURVES, curve, displacements, own_flow
+from softeq.experiments.audit.curve import CURVES, curve, displacements
 from softeq.experiments.audit.decibels import DRAWS, KINDS, decibels, refusal
+from softeq.experiments.audit.flows import flow_of
 from softeq.experiments.audit.metrics import directions, numbers, split, thumbnail, tile
 from softeq.experiments.audit.picked import Picked, declared
 from softeq.experiments.audit.settings import Settings
@@ -22,7 +23,7 @@ from softeq.measure.lee import local_equivariance_error
 from softeq.measure.loading.images import Images, accuracy
 from softeq.measure.loading.sources import Model
 from softeq.measure.motion.actions import Action
-from softeq.measure.motion.flows import FLOWS, AffineFlow
+from softeq.measure.motion.flows import Flow
 from softeq.measure.motion.stencils import STENCILS
 from softeq.measure.output import output_space
 from softeq.measure.results.layers import LayerwiseResult
@@ -42,6 +43,11 @@ class Audit:
     batches: Batches
     meter: Meter
 
+    def flows(self, names: Sequence[str]) -> list[Flow]:
+        """The flows of those names."""
+        own = self.settings
+        return [flow_of(n, self.model, stencil=own.stencil, boundary=own.boundary, margin=own.margin) for n in names]
+
     def lee(self, flows: Sequence[str], stencil: str, x: Tensor, *, control: bool) -> LeeResult:
         """The local equivariance error of some images."""
 
@@ -51,13 +57,13 @@ class Audit:
                 return local_equivariance_error(
                     self.model.module,
                     x,
-                    flows,
+                    self.flows(flows),
                     output=self.output,
                     norm=self.settings.norm,
                     stencil=stencil,
                     boundary=self.settings.boundary,
                     margin=self.settings.margin,
-                    control=self.settings.control_of(len(self.images.x)) if control else False,
+                    control=control and (True if self.settings.control == "auto" else self.settings.control),
                     labels=self.images.labels if control else None,
                     seed=self.settings.seed,
                     batch_size=size,
@@ -90,7 +96,7 @@ class Audit:
                 return layerwise(
                     self.model.module,
                     self.images.x[: self.settings.layerwise_images],
-                    flows,
+                    self.flows(flows),
                     output=self.output,
                     stencil=self.settings.stencil,
                     boundary=self.settings.boundary,
@@ -114,8 +120,7 @@ class Audit:
 
         Per pixel |sum over colours of tangent * d(largest output)/d(image)|: the first image's, and the mean.
         """
-        own = self.settings
-        chosen = [FLOWS[f].with_(stencil=own.stencil, boundary=own.boundary, margin=own.margin) for f in flows]
+        chosen = self.flows(flows)
 
         def measure(size: int, chunk: int | None) -> tuple[Tensor, Tensor]:
             firsts, sums = [], []
@@ -148,9 +153,9 @@ class Audit:
         """Flow -> what whole displacements do, or why that is not known; see `curve`."""
         own, found = self.settings, {}
         for flow in flows:
-            moves = own_flow(flow, own.stencil, own.boundary)
+            moves = flow_of(flow, self.model, stencil=own.stencil, boundary=own.boundary)  # a margin tears images apart
 
-            def measure(size: int, chunk: int | None, moves: AffineFlow = moves) -> dict[str, Any]:
+            def measure(size: int, chunk: int | None, moves: Flow = moves) -> dict[str, Any]:
                 with self.meter.watching(self.model.module, 1.0):
                     return curve(
                         self.model.module,
@@ -209,7 +214,7 @@ def measure_model(
     Args:
         model, images: what to measure; both are on the device and in the dtype that the settings name.
         settings: how.
-        flows: which, all names of FLOWS.
+        flows: which, by name.
         tell: called with the work done and the whole of it, in forward passes of one image.
 
     Raises:
@@ -220,6 +225,10 @@ def measure_model(
         raise NotMeasurable("the model has no class head, so it gives no probabilities: measure --output logits")
     x = images.x
     output = declared(model, settings, x)
+    for flow in flows:
+        flow_of(
+            flow, model, stencil=settings.stencil, boundary=settings.boundary
+        )  # raises where there is no such thing
     extra = (len(STENCILS) - 1) * min(settings.stencil_images, len(x)) * _LEE
     layers = len(flows) * min(settings.layerwise_images, len(x)) * _LAYERS if settings.layerwise else 0.0
     passes = sum(1 + len(displacements(flow, model.image_size)[0]) for flow in flows if flow in CURVES)
@@ -252,6 +261,7 @@ def measure_model(
             flow,
             {
                 **numbers(result, k, classes=audit.classes),
+                "control": settings.control_of(len(x), flow),
                 "curve": curves.get(flow),
                 "decibels": followed.get(flow),
                 "stencils": stencils[flow],

@@ -10,10 +10,12 @@ import torch
 
 from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.audit.decibels import DRAWS
+from softeq.experiments.audit.flows import NAMES
 from softeq.experiments.engine import registry
 from softeq.measure.controls import CONTROLS
 from softeq.measure.loading.model import Preparation
 from softeq.measure.motion.actions import Action, ImageMap, Invariant
+from softeq.measure.motion.colour import COLOURS
 from softeq.measure.motion.flows import FLOWS
 from softeq.measure.motion.stencils import BOUNDARIES, STENCILS
 from softeq.measure.results.result import NORMS
@@ -41,7 +43,7 @@ class Settings:
         weights: "pretrained", "random", "packaged", a file, or None for what each model has.
         weights_key: of a file's parts the one to take; None: by the rule of `measure.loading.checkpoints`.
         image_size, num_classes: that a timm model is built for; None: its own, or as its weights have.
-        flows: names of FLOWS.
+        flows: some of `experiments.audit.flows.NAMES`.
         norm: of the headline numbers; all norms are recorded.
         output: one of OUTPUTS.
         pick: of a network that returns several things the one to measure: a key, an attribute or an index; dotted to
@@ -50,7 +52,8 @@ class Settings:
         dtype: of the model and the images.
         batch_size: images at once; None starts large and halves when the memory does not suffice.
         limit: images at most.
-        control: one of `measure.controls.CONTROLS`, or "auto": "samples", and of a single image "phase".
+        control: one of `measure.controls.CONTROLS`, or "auto": "samples", and of a single image "phase"; of colours,
+            which are on no grid, "noise".
         stencil, boundary, margin: see measure.flows.AffineFlow.
         layerwise: also split the error over the modules.
         seed: of random weights, noise images, the choice of images, the control and the bootstrap.
@@ -103,10 +106,14 @@ class Settings:
             if getattr(self, name) not in known:
                 raise registry.unknown(name, getattr(self, name), known)
         if not self.flows:
-            raise SofteqValueError(f"flows: expected some of {', '.join(FLOWS)}, got none")
+            raise SofteqValueError(f"flows: expected some of {', '.join(NAMES)}, got none")
         for flow in self.flows:
-            if flow not in FLOWS:
-                raise registry.unknown("flow", flow, FLOWS)
+            if flow not in NAMES:
+                raise registry.unknown("flow", flow, NAMES)
+            if flow in COLOURS and self.control == "phase":
+                raise SofteqValueError(
+                    f"control: phase has no meaning for {flow}, which moves no place; use auto or noise"
+                )
         for name, value, least, most in (
             ("batch-size", self.batch_size, 1, None),
             ("limit", self.limit, 1, MOST),
@@ -150,8 +157,10 @@ class Settings:
         """Whether the output is of places, which should move with the image."""
         return self.output in ("map", "tokens")
 
-    def control_of(self, count: int) -> str:
-        """The control of so many images."""
+    def control_of(self, count: int, flow: str = "") -> str:
+        """The control of so many images, of a flow if it is named."""
+        if self.control == "auto" and flow in COLOURS:
+            return "noise"
         if self.control != "auto":
             return self.control
         return "samples" if count > 1 else "phase"

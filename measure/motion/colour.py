@@ -12,6 +12,8 @@ from softeq.errors import SofteqValueError
 from softeq.measure.motion.flows import Flow
 from softeq.measure.motion.spaces import square_matrix
 
+COLOURS = ("brightness", "exposure", "contrast", "saturation", "hue")
+"""The names of `colour_flows`."""
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
 
 

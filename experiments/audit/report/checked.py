@@ -83,6 +83,7 @@ def _split(value: Any) -> bool:
 
 _METRICS: Mapping[str, Check] = {
     "unit": _text,
+    "control": _text,
     **dict.fromkeys(("lee_mean", "lee_median", "control_mean", "ratio_to_control"), _real),
     **dict.fromkeys(("lee_interval", "ratio_interval"), _or_none(_list(_real, 2))),
     "lee_quantiles": _each(_real),

@@ -6,16 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from softeq.experiments.audit.curve import FACTORS
 from softeq.experiments.audit.report.drawing import legend, number
 from softeq.experiments.audit.report.groups import AuditRecord
 from softeq.experiments.audit.report.lines import Series, lines
 
-_TICKS = {"rotation": (-180, -90, 0, 90, 180), "scale": (0.5, 0.7, 1.0, 1.4, 2.0)}
+_TURNS = ("rotation", "hue")
+_TICKS = dict.fromkeys(_TURNS, (-180, -90, 0, 90, 180)) | dict.fromkeys(FACTORS, (0.5, 0.7, 1.0, 1.4, 2.0))
 _WORDS = {
     "translation_x": "shift to the right, pixels",
     "translation_y": "shift downwards, pixels",
     "rotation": "rotation, degrees",
     "scale": "size, times the image's",
+    "brightness": "intensity added, of 1",
+    "exposure": "exposure, times the image's",
+    "contrast": "contrast, times the image's",
+    "saturation": "saturation, times the image's",
+    "hue": "hue, degrees",
 }
 
 
@@ -65,7 +72,7 @@ def _panel(measured: Mapping[str, Mapping[str, AuditRecord]], flow: str, key: st
         x_label=_WORDS[flow],
         y_label=title,
         alt=f"{title} over {_WORDS[flow]}: {_said(series)}",
-        log_x=shift or flow == "scale",
+        log_x=shift or flow in FACTORS,
         log_y=shift,
         x_ticks=_TICKS.get(flow, ()),
     )
@@ -90,7 +97,7 @@ def _kept(measured: Mapping[str, Mapping[str, AuditRecord]], flow: str) -> str:
         x_label=_WORDS[flow],
         y_label="share of decisions that stand",
         alt=f"Share of decisions that stand over {_WORDS[flow]}: {_said(series)}",
-        log_x=flow != "rotation",
+        log_x=flow.startswith("translation") or flow in FACTORS,
         y_range=(0.0, 1.05),
         x_ticks=_TICKS.get(flow, ()),
     )

@@ -9,6 +9,7 @@ everything in ``config`` but the model's own part is equal.
 
 - ``unit``, ``lee_mean``, ``lee_median``, ``lee_quantiles``, ``lee_interval``, ``control_mean``, and the median over
   images of LEE over control, ``ratio_to_control``, with its ``ratio_interval``, all in the configuration's norm;
+  ``control``, the kind of it (of colours another than the configuration's);
   ``other_norms``, ``missing`` (images without a value), ``per_sample`` and ``control_per_sample``;
 - ``relative_per_sample``; ``top_slope_per_sample``, |d/dt| of the most probable class's probability (empty where there
   are no classes); ``curve``: None, or ``unit``, ``images`` and ``rows`` with ``step``, ``relative``, ``centred``,

@@ -49,7 +49,8 @@ ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; pad
 ul.legend li { display: flex; align-items: center; gap: 5px; }
 .maps { display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0 12px; } .maps figure { width: 104px; }
 .maps img { width: 104px; height: auto; image-rendering: pixelated; border: 1px solid #ccc; display: block; }
-@media (max-width: 480px) { table { font-size: 12px; } th, td { padding: 3px; } }
+@media (max-width: 560px) { table { font-size: 12px; } th, td { padding: 3px; }
+  .model td:nth-child(6), .model th:nth-child(6) { display: none; } }  /* drawn in the section on stencils too */
 .maps img.image { image-rendering: auto; } .maps figcaption { font-size: 12px; }
 """
 

@@ -10,6 +10,7 @@ from typing import Any
 from softeq.experiments.audit.report.drawing import number
 from softeq.experiments.audit.report.groups import AuditRecord, Group
 from softeq.experiments.audit.report.sections import everyday, relative_to_declared, top_slope
+from softeq.experiments.audit.report.verdict import control_words
 
 
 def tables(group: Group, measured: Mapping[str, Mapping[str, AuditRecord]]) -> str:
@@ -44,7 +45,8 @@ def _model(group: Group, label: str, flows: Mapping[str, AuditRecord]) -> str:
         words += f'<p class="quiet">No record yet of {escape(", ".join(absent))}.</p>'
     norm = str(group.settings.get("norm"))
     power = "" if norm == "mean_abs" else "²"
-    rows = "".join(_row(flow, r["metrics"], power) for flow, r in flows.items())
+    control = group.settings.get("control")
+    rows = "".join(_row(flow, r["metrics"], power, control) for flow, r in flows.items())
     head = "".join(
         f'<th scope="col">{name}</th>'
         for name in ("flow", "LEE [95 %]", "median", "LEE / control", "class's probability", "other stencils")
@@ -59,16 +61,18 @@ def _model(group: Group, label: str, flows: Mapping[str, AuditRecord]) -> str:
     )
 
 
-def _row(flow: str, m: Mapping[str, Any], power: str) -> str:
+def _row(flow: str, m: Mapping[str, Any], power: str, control: Any) -> str:
     low, high = m.get("lee_interval") or (None, None)
     missing = m.get("missing") or 0
     lost = f'<br><span class="interval">{missing:d} image{"s" * (missing > 1)} left out</span>' if missing else ""
+    own = m.get("control", control)
+    over = "" if own == control else f'<br><span class="interval">over {escape(control_words(m))}</span>'
     unit = {"pixels": "pixel", "radians": "radian"}.get(str(m.get("unit")))
     per = f'<br><span class="interval">per {unit}{power}</span>' if unit else ""
     return (
         f'<tr><th scope="row">{escape(flow)}{per}</th>'
         f'<td>{number(m.get("lee_mean"))}<br><span class="interval">[{number(low)}, {number(high)}]</span>{lost}</td>'
-        f"<td>{number(m.get('lee_median'))}</td><td>{number(m.get('ratio_to_control'))}</td><td>{_familiar(m)}</td><td>{_band(m)}</td></tr>"
+        f"<td>{number(m.get('lee_median'))}</td><td>{number(m.get('ratio_to_control'))}{over}</td><td>{_familiar(m)}</td><td>{_band(m)}</td></tr>"
     )
 
 

@@ -41,6 +41,7 @@ def sentences(flows: Mapping[str, AuditRecord], settings: Mapping[str, Any]) -> 
         _moved("Moved by eight pixels", metrics, [(flow, 8.0) for flow in _SHIFTS]),
         _moved("Rotated by 10 degrees", metrics, [("rotation", -10.0), ("rotation", 10.0)]),
         _moved("A tenth smaller or larger", metrics, [("scale", 0.9), ("scale", 1.11)]),
+        _moved("A tenth of the range brighter or darker", metrics, [("brightness", -0.1), ("brightness", 0.1)]),
         _arises(metrics),
         _against_control(metrics, control_words(settings)),
         _slope(metrics),

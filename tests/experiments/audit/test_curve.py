@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from softeq.errors import SofteqValueError
-from softeq.experiments.audit.curve import curve, displacements, own_flow
-from softeq.measure import ImageMap, Invariant
+from softeq.experiments.audit.curve import curve, displacements
+from softeq.measure import FLOWS, ImageMap, Invariant, colour_flows
 
 PERIODIC = {"stencil": "fourier", "boundary": "periodic"}
 
@@ -32,8 +32,12 @@ def smooth(n=3, size=17):
     return torch.fft.irfft2(spectrum, s=(size, size))
 
 
+def own(name, stencil, boundary):
+    return FLOWS[name].with_(stencil=stencil, boundary=boundary)
+
+
 def of(module, x, name, output="logits", *, classes=True, **flow):
-    return curve(module, x, own_flow(name, **(flow or PERIODIC)), output, classes=classes, batch_size=2)["rows"]
+    return curve(module, x, own(name, **(flow or PERIODIC)), output, classes=classes, batch_size=2)["rows"]
 
 
 def test_an_invariant_network_says_the_same_everywhere():
@@ -73,7 +77,7 @@ def test_a_network_that_looks_at_places_changes_its_mind():
     x[..., 4:7] = 1
     rows = {row["step"]: row for row in of(Left(), x, "translation_x", stencil="bspline", boundary="mirror")}
     assert rows[0.02]["kept"] == 4
-    flow = own_flow("translation_x", "bspline", "mirror")
+    flow = own("translation_x", "bspline", "mirror")
     p, q = (Left()(v).softmax(1)[:, 0] for v in (x, flow(x, 4.0)))
     assert rows[4.0]["change"] == pytest.approx((p - q).abs().mean().item())
     assert rows[4.0]["change_interval"] == pytest.approx([rows[4.0]["change"]] * 2)
@@ -81,10 +85,20 @@ def test_a_network_that_looks_at_places_changes_its_mind():
     assert turned[180.0]["kept"] == 0
 
 
+def test_colours_move_no_place():
+    bright = next(flow for flow in colour_flows(std=(0.5,) * 3) if flow.name == "brightness")
+    x = torch.rand(2, 3, 6, 6, dtype=torch.float64)
+    rows = {row["step"]: row for row in curve(Left(), x, bright, "logits", classes=True, batch_size=2)["rows"]}
+    before, after = (Left()(v) for v in (x, x + 0.1 / 0.5))
+    expected = ((after - before).norm(dim=1) / before.norm(dim=1)).mean().item()
+    assert rows[0.1]["relative"] == pytest.approx(expected)
+    assert rows[0.1]["kept"] == 2  # the halves differ as before
+
+
 def test_with_labels_the_loss_is_told():
     x = torch.zeros(2, 1, 16, 16, dtype=torch.float64)
     x[..., 4:7] = 1
-    flow = own_flow("translation_x", "bspline", "mirror")
+    flow = own("translation_x", "bspline", "mirror")
     labels = torch.tensor([0, -1])
     found = curve(Left(), x, flow, "logits", classes=True, labels=labels, batch_size=2)["rows"][-1]
     p, q = (Left()(v).softmax(1)[0, 0] for v in (x, flow(x, 4.0)))
@@ -99,7 +113,7 @@ def test_small_displacements_are_the_slope():
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(2 * 17 * 17, 3)).double(), smooth()
     options = {"stencil": "bspline", "boundary": "periodic"}  # the Fourier stencil is windowed: they agree to 1 %
     rows = of(model, x, "translation_x", **options)
-    slope = lie_derivative(model, x, own_flow("translation_x", **options)).norm(dim=1) / model(x).norm(dim=1)
+    slope = lie_derivative(model, x, own("translation_x", **options)).norm(dim=1) / model(x).norm(dim=1)
     near, far = (abs(row["relative"] / row["step"] / slope.mean().item() - 1) for row in rows[:2])  # .02 and .05 px
     assert near < 0.01
     assert far / near == pytest.approx(2.5, rel=0.05)  # of first order
@@ -114,5 +128,10 @@ def test_displacements_are_in_the_units_of_people():
     assert times[-1] == pytest.approx(math.pi)
     steps, times, _ = displacements("scale", (8, 8))
     assert (steps[0], math.exp(times[0]), steps[-1]) == (0.5, pytest.approx(0.5), 2.0)
+    steps, times, unit = displacements("contrast", (8, 8))
+    assert (steps[-1], times[-1], unit) == (2.0, pytest.approx(math.log(2)), "times the contrast")
+    assert displacements("hue", (8, 8))[2] == "degrees"
+    steps, times, unit = displacements("brightness", (8, 8))
+    assert (steps, unit) == (times, "intensity")
     with pytest.raises(SofteqValueError, match="expected one of translation_x"):
         displacements("shear_x", (8, 8))

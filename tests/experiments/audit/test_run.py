@@ -15,7 +15,7 @@ from softeq.experiments.audit.model import measure_model
 from softeq.experiments.audit.run import hash_tensors, report, run_audit
 from softeq.experiments.audit.settings import Settings
 from softeq.experiments.engine import record
-from softeq.measure import FLOWS, STENCILS, local_equivariance_error
+from softeq.measure import FLOWS, STENCILS, colour_flows, local_equivariance_error
 from softeq.measure.loading.images import load_images
 from softeq.measure.loading.sources import load_model
 
@@ -135,6 +135,27 @@ def test_the_control_is_the_one_that_was_asked_for(run):
     assert records[-1]["metrics"]["other_norms"]["centred"]["lee_mean"] > 0
     _, records, _ = run("toy_models:cnn", flows=("rotation",), limit=1)
     assert records[-1]["config"]["control"] == "phase"
+
+
+def test_colours_beside_motions(run, tmp_path):
+    _, records, _ = run("toy_models:cnn", flows=("brightness", "rotation"), layerwise=True)
+    model = load_model("toy_models:cnn", dtype=torch.float64)
+    x = load_images("noise", model=model, limit=3).x.double()
+    bright = next(flow for flow in colour_flows(model.mean, model.std) if flow.name == "brightness")
+    result = local_equivariance_error(model.module, x, [bright, "rotation"])
+    found = {r["config"]["flow"]: r["metrics"] for r in records}
+    for k, flow in enumerate(("brightness", "rotation")):
+        assert found[flow]["per_sample"] == pytest.approx(result.per_sample()[:, k].tolist())
+        assert found[flow]["ratio_to_control"] == pytest.approx(result.ratio_to_control()[:, k].median().item())
+        assert math.fsum(share for _, share in found[flow]["layerwise"]["shares"]) == pytest.approx(1)
+    assert (found["brightness"]["control"], found["rotation"]["control"]) == ("noise", "samples")
+    page = report(tmp_path)[1].read_text()
+    assert "intensity added, of 1" in page
+    assert "over white noise" in page
+    outcome, _, _ = run("toy_models:dense", flows=("hue",), output="map")
+    assert outcome.failures[0][1] == (
+        "flows: hue needs images of red, green and blue, and toy_models:dense takes 1 channel"
+    )
 
 
 def test_the_slope_of_the_class_is_the_derivative(run):
@@ -292,6 +313,7 @@ def test_mistakes_are_found_before_any_model_is_loaded(run, tmp_path, monkeypatc
         ({"norm": "l2"}, "unknown norm 'l2': expected one of mean_square"),
         ({"flows": ("rotatoin",)}, "did you mean 'rotation'"),
         ({"flows": ()}, "flows: expected some of"),
+        ({"flows": ("hue",), "control": "phase"}, "control: phase has no meaning for hue"),
         ({"limit": 0}, "limit: expected 1 or more, got 0"),
         ({"margin": -1}, "margin: expected 0 or more"),
         ({"batch_size": 0}, "batch-size: expected 1 or more"),
