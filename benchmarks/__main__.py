@@ -11,12 +11,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import convolutions, derivative, irreps, layers, mutants, networks, prior_step, solver, strength
+from benchmarks import (
+    convolutions,
+    derivative,
+    irreps,
+    layers,
+    mutants,
+    networks,
+    prior_step,
+    solver,
+    solver_suite,
+    strength,
+)
 from benchmarks.report import Report, append_rows, environment
 from benchmarks.timing import thread_counts
 
 BENCHMARKS: dict[str, tuple[str, Callable[..., Report]]] = {
     solver.NAME: ("equivariant bases: time and memory against the emlp package", solver.run),
+    solver_suite.NAME: ("all maps of a layer over each of emlp's groups, against emlp", solver_suite.run),
     layers.NAME: ("soft linear layers against nn.Linear", layers.run),
     networks.NAME: ("the whole soft network against the MLP", networks.run),
     convolutions.NAME: ("soft convolutions against nn.Conv2d", convolutions.run),

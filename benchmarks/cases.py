@@ -40,3 +40,51 @@ PAIRS = {
     )
 }
 CASES = (NETWORK_BASES, NETWORK_BUILT, *PAIRS)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """All maps of a representation of many tensors to itself, as emlp's own tests take them for a layer.
+
+    Args:
+        group: its name for `softeq.groups.named`.
+        dimension: of its vectors.
+        channels: what the tensors have together at least, spread over their ranks as emlp's ``uniform_rep`` does.
+    """
+
+    group: str
+    dimension: int
+    channels: int = 256
+
+    @property
+    def name(self) -> str:
+        """``SO(3), 256 channels``."""
+        return f"{self.group}, {self.channels} channels"
+
+    @property
+    def counts(self) -> list[int]:
+        """How many T(0), T(1), T(2), ... there are: of each rank the same number of channels, as far as they go."""
+        left, found = self.channels, [0] * (self._top(self.channels) + 1)
+        while left > 0:
+            top = self._top(left)
+            for rank in range(top + 1):
+                found[rank] += self.dimension ** (top - rank)
+            left -= (top + 1) * self.dimension**top
+        return found
+
+    def _top(self, channels: int) -> int:
+        rank = 0
+        while (rank + 2) * self.dimension ** (rank + 1) <= channels:
+            rank += 1
+        return rank
+
+
+_DIMENSIONS = {
+    2: ("SO(2)", "O(2)", "SL(2)", "GL(2)", "C(4)", "C(8)", "D(4)", "D(8)", "SO11p", "O11", "Sp(2)"),
+    3: ("SO(3)", "O(3)", "SL(3)", "GL(3)", "Scaling(3)", "SO2eR3", "O2eR3"),
+    4: ("SO(4)", "O(4)", "Permutation(4)", "Z(4)", "SO13p", "SO13", "O13", "Parity", "TimeReversal"),
+    6: ("Permutation(6)", "Z(6)", "Cube"),
+    8: ("ZksZnxZn(2,2)",),
+    48: ("RubiksCube",),
+}
+SUITE = {case.name: case for d, groups in _DIMENSIONS.items() for case in (Uniform(group, d) for group in groups)}

@@ -14,6 +14,7 @@ from typing import Any
 _BEGAN = time.perf_counter()
 
 import jax  # noqa: E402 - the clock starts before the imports
+from emlp import groups  # noqa: E402
 from emlp.groups import SL, SO, Lorentz, O, S, Z  # noqa: E402
 from emlp.nn import EMLP, gated, uniform_rep  # noqa: E402
 from emlp.reps import Rep, Scalar, T, V  # noqa: E402
@@ -37,6 +38,9 @@ GROUPS: dict[str, Callable[[], Any]] = {
 def solve(case: str, channels: int = cases.CHANNELS) -> tuple[dict[str, float], list[int]]:
     """What `gauge` measured and the ranks found: of the pair, or of each layer's weight and bias in turn."""
     call = {cases.NETWORK_BASES: _bases, cases.NETWORK_BUILT: _built}.get(case)
+    if case in cases.SUITE:
+        rep, measured = gauge(lambda: _uniform(cases.SUITE[case]))
+        return measured, [rep.equivariant_basis().shape[-1]]
     if call is None:
         pair = cases.PAIRS[case]
         basis, measured = gauge(lambda: _pair_basis(pair))
@@ -48,6 +52,25 @@ def solve(case: str, channels: int = cases.CHANNELS) -> tuple[dict[str, float], 
 def _pair_basis(pair: cases.Pair) -> Any:
     group = GROUPS[pair.group]()
     return jax.block_until_ready((T(*pair.rep_in)(group) >> T(*pair.rep_out)(group)).equivariant_basis())
+
+
+def _uniform(case: cases.Uniform) -> Any:
+    rep = sum(count * T(rank) for rank, count in enumerate(case.counts) if count)(_group(case.group))
+    maps = rep >> rep
+    maps.equivariant_projector()
+    jax.block_until_ready(list(Rep.solcache.values()))
+    return maps
+
+
+def _group(name: str) -> Any:
+    """emlp's group of a name of ours: ``Permutation(4)`` is its ``S(4)``, ``Sp(2)`` its ``Sp(1)``."""
+    if name in GROUPS:
+        return GROUPS[name]()
+    head, _, rest = name.partition("(")
+    arguments = [int(part) for part in rest.rstrip(")").split(",") if part]
+    if head == "Sp":
+        arguments = [arguments[0] // 2]
+    return getattr(groups, {"Permutation": "S"}.get(head, head))(*arguments)
 
 
 def _bases(channels: int) -> list[Any]:

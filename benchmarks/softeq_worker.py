@@ -19,6 +19,9 @@ from softeq.models.dynamics import SoftEMLP, uniform_rep  # noqa: E402
 def solve(case: str, channels: int = cases.CHANNELS) -> tuple[dict[str, float], list[int]]:
     """What `gauge` measured and the ranks found: of the pair, or of each layer's weight and bias in turn."""
     call = {cases.NETWORK_BASES: _bases, cases.NETWORK_BUILT: _built}.get(case)
+    if case in cases.SUITE:
+        projector, measured = gauge(lambda: _uniform(cases.SUITE[case]))
+        return measured, [projector.rank]
     if call is None:
         pair = cases.PAIRS[case]
         basis, measured = gauge(lambda: _pair_basis(pair))
@@ -30,6 +33,11 @@ def solve(case: str, channels: int = cases.CHANNELS) -> tuple[dict[str, float], 
 def _pair_basis(pair: cases.Pair) -> Any:
     group = named(pair.group)
     return equivariant_basis(T(*pair.rep_in)(group), T(*pair.rep_out)(group))
+
+
+def _uniform(case: cases.Uniform) -> Any:
+    rep = sum(count * T(rank) for rank, count in enumerate(case.counts) if count)(named(case.group))
+    return equivariant_projector(rep, rep)
 
 
 def _reps() -> tuple[Rep, Rep]:

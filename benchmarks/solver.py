@@ -90,11 +90,16 @@ def _one_round(case: str, emlp: Path | None, measured: Measured) -> None:
             measured.setdefault(arm, []).append(worker)
 
 
-def measure(python: Path, module: str, case: str, **environment: str) -> dict[str, Any]:
+class TookTooLongError(RuntimeError):
+    """A worker was stopped at its limit."""
+
+
+def measure(python: Path, module: str, case: str, *, limit: float = _TIMEOUT, **environment: str) -> dict[str, Any]:
     """What a worker hands back for a case, run in a fresh process on one thread.
 
     Raises:
-        RuntimeError: it failed, with the last line that it wrote, or took more than 10 minutes.
+        TookTooLongError: it took more than ``limit`` seconds.
+        RuntimeError: it failed, with the last line that it wrote.
     """
     inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
     try:
@@ -104,11 +109,11 @@ def measure(python: Path, module: str, case: str, **environment: str) -> dict[st
             env={**inherited, **_ONE_THREAD, **environment},
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT,
+            timeout=limit,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{module} {case!r} took more than {_TIMEOUT} s") from error
+        raise TookTooLongError(f"{module} {case!r} took more than {limit:g} s") from error
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         raise RuntimeError(f"{module} {case!r} ended with exit code {done.returncode}: {said[-1]}")
