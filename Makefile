@@ -26,7 +26,7 @@ TORCH ?= torch
 NUMPY ?= numpy>=2
 test-core: | $(filter .uv-bootstrap/%,$(UV))
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-core
-	$(UV) pip install --quiet --python .venv-core/bin/python -e '.[e3nn,audit,images,tabular,phenomena,molecules,experiments,dev]' '$(TORCH)' '$(NUMPY)'
+	$(UV) pip install --quiet --compile-bytecode --python .venv-core/bin/python -e '.[e3nn,audit,images,tabular,phenomena,molecules,experiments,dev]' '$(TORCH)' '$(NUMPY)'
 	.venv-core/bin/python -m pytest -q -n 2
 
 check: $(STAMP)
@@ -62,8 +62,9 @@ release-check: | $(filter .uv-bootstrap/%,$(UV))
 	rm -rf .venv-release
 
 # `uv sync` installs the project itself in editable form, with what the tests and the comparisons need.
+# Compiled once for all: without it every process compiles torch anew where Python may not keep bytecode, 4 s instead of 2.
 $(STAMP): pyproject.toml | $(filter .uv-bootstrap/%,$(UV))
-	$(UV) sync --quiet --extra e3nn --extra escnn --extra audit --extra images --extra tabular --extra phenomena --extra qm9 --extra experiments --extra dev
+	$(UV) sync --quiet --compile-bytecode --extra e3nn --extra escnn --extra audit --extra images --extra tabular --extra phenomena --extra qm9 --extra experiments --extra dev
 	@touch $@
 
 .uv-bootstrap/bin/uv:

@@ -85,6 +85,5 @@ _DIMENSIONS = {
     4: ("SO(4)", "O(4)", "Permutation(4)", "Z(4)", "SO13p", "SO13", "O13", "Parity", "TimeReversal"),
     6: ("Permutation(6)", "Z(6)", "Cube"),
     8: ("ZksZnxZn(2,2)",),
-    48: ("RubiksCube",),
 }
 SUITE = {case.name: case for d, groups in _DIMENSIONS.items() for case in (Uniform(group, d) for group in groups)}

@@ -1,7 +1,8 @@
 """All maps of a layer of 256 channels over each of emlp's groups, against the package: is it ever slower?
 
 As in `benchmarks.solver`: one call in a process of its own, imports apart, one thread, nothing cached. One round, as
-emlp takes minutes for some groups; where it takes more than `LIMIT` seconds, that is the number.
+emlp takes minutes for some groups; where it takes more than `LIMIT` seconds, that is the number. Its `RubiksCube` is
+left out: its generators move stickers of one piece apart (6 orbits on pairs of stickers, where the cube has 9).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from benchmarks.solver import COLD, EMLP, TookTooLongError, measure
 from benchmarks.timing import Spread, digits
 
 NAME = "solver-suite"
-LIMIT = 60.0
+LIMIT = 30.0
 """Seconds that emlp gets for one group."""
 _QUICK = 2
 
@@ -38,7 +39,7 @@ def run(
         say: told what is under way.
 
     Raises:
-        RuntimeError: a worker failed, or the packages disagree about a rank.
+        RuntimeError: a worker failed.
     """
     remarks = [f"emlp gets {LIMIT:g} s for a group; its versions: benchmarks/{REQUIREMENTS.name}"]
     python = None
@@ -50,10 +51,12 @@ def run(
     for case in list(cases.SUITE.values())[: _QUICK if quick else None]:
         say(f"{NAME}: {case.name}")
         ours, theirs = _both(case.name, python)
+        if theirs is not None and theirs["ranks"] != ours["ranks"]:
+            remarks.append(f"{case.name}: THE RANKS DIFFER: softeq {ours['ranks']}, emlp {theirs['ranks']}")
         rows += _rows(case.name, ours, theirs)
         lines.append(_line(case, ours, theirs, asked=python is not None))
     columns = ["group", "copies of T(0), T(1), ...", "rank", "emlp s", "softeq ms", "emlp / softeq"]
-    caption = "once each; the packages find the same ranks wherever both came to an end"
+    caption = "once each; ranks are the same where none is named below"
     return Report(rows, [table("solver-suite: seconds, imports apart", columns, lines, caption)], remarks)
 
 
@@ -67,8 +70,6 @@ def _both(name: str, python: Path | None) -> tuple[dict[str, Any], dict[str, Any
         theirs = measure(python, "benchmarks.emlp_worker", name, limit=LIMIT)
     except TookTooLongError:
         return ours, None
-    if theirs["ranks"] != ours["ranks"]:
-        raise RuntimeError(f"{name}: the ranks differ: softeq {ours['ranks']}, emlp {theirs['ranks']}")
     return ours, theirs
 
 

@@ -106,3 +106,11 @@ def test_ranks_agree_with_emlp(case):
     except EmlpUnavailableError as error:
         pytest.skip(str(error))
     assert solver.measure(python, "benchmarks.emlp_worker", case)["ranks"] == solve(case)[1]
+
+
+def test_channels_are_spread_over_the_ranks_as_emlp_does():
+    assert cases.Uniform("SO(3)", 3).counts == [70, 23, 7, 2]
+    assert cases.Uniform("O(2)", 2).counts == [48, 24, 12, 6, 2, 1]
+    for case in cases.SUITE.values():
+        sizes = [count * case.dimension**rank for rank, count in enumerate(case.counts)]
+        assert sum(sizes) == 256

@@ -1,10 +1,6 @@
 """A toy experiment in the registry's place, in this process and in others."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
+import functools
 from pathlib import Path
 
 import pytest
@@ -36,55 +32,10 @@ def toy(toys):
     return toys["toy"]
 
 
-def _environment(extra):
-    paths = [str(HERE), str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"} | extra
-
-
-@pytest.fixture
-def start():
-    """Start a Python process; every one that is left is killed at the end."""
-    processes = []
-
-    def begin(code, *arguments, cwd, **environment):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            cwd=cwd,
-            env=_environment(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        processes.append(process)
-        return process
-
-    yield begin
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
 @pytest.fixture
 def softeq(start):
     """Start the command line, with the toy experiments, as a process."""
-    return lambda *arguments, cwd, **environment: start(DRIVER, *arguments, cwd=cwd, **environment)
-
-
-@pytest.fixture
-def wait_for():
-    """Wait until something holds, for at most a minute."""
-
-    def wait(condition):
-        end = time.monotonic() + 60
-        while not condition():
-            if time.monotonic() > end:
-                pytest.fail("waited for a minute in vain")
-            time.sleep(0.02)
-
-    return wait
+    return functools.partial(start, DRIVER, paths=[HERE])
 
 
 @pytest.fixture

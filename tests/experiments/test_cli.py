@@ -219,7 +219,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_resume(tmp_path, softeq, 
 def test_ctrl_c_in_a_terminal_stops_the_workers_too(tmp_path, softeq, wait_for):
     path = tmp_path / "runs" / "toy.jsonl"
     arguments = ("run", "toy", "--preset", "paper", "--seeds", "9", "--jobs", "2")
-    process = softeq(*arguments, cwd=tmp_path, **ALIVE)
+    process = softeq(*arguments, cwd=tmp_path, anew=True, **ALIVE)  # its workers are in its group then
     wait_for(lambda: len(record.read(path)) >= 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     _, err = process.communicate(timeout=60)

@@ -5,8 +5,6 @@ import io
 import json
 import os
 import pickle
-import subprocess
-import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -288,29 +286,24 @@ def test_many_threads_get_one_basis(fresh_cache):
 
 
 PROGRAM = """
-    import sys, time, warnings
-    import torch
-    torch.set_num_threads(1)
+    import os, sys, time, warnings
     warnings.simplefilter("error")
     from softeq import T, _cache, equivariant_basis, groups
     _cache._DISK_FROM = 0
-    print("ready", flush=True)
-    sys.stdin.readline()
+    open("ready", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.001)
     for rep in (T(1), T(2), T(1, 1)):
         for group in (groups.SO(3), groups.SL(2), groups.Lorentz(), groups.Permutation(3)):
             print(len(equivariant_basis(rep(group), T(2)(group))))
 """
 
 
-def test_two_processes_at_once_lose_nothing(fresh_cache):
+def test_two_processes_at_once_lose_nothing(fresh_cache, start, wait_for, tmp_path):
     """This one is the second."""
-    environment = os.environ | {"SOFTEQ_CACHE": str(fresh_cache), "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    other = subprocess.Popen(command, env=environment, **pipes)
-    assert other.stdout.readline() == "ready\n"
-    other.stdin.write("go\n")
-    other.stdin.flush()
+    other = start(textwrap.dedent(PROGRAM), cwd=tmp_path, SOFTEQ_CACHE=str(fresh_cache))
+    wait_for((tmp_path / "ready").exists)
+    (tmp_path / "go").touch()
     pairs = [
         (rep(group), T(2)(group))
         for rep in (T(1), T(2), T(1, 1))

@@ -223,6 +223,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 def test_an_exported_fold_runs_where_softeq_is_not_installed(tmp_path):
     model = network()
     x = inputs(6)

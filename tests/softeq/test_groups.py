@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from softeq import groups
+from softeq import Vector, equivariant_projector, groups
 
 TIGHT = {"atol": 1e-9, "rtol": 1e-9}
 
@@ -320,6 +320,14 @@ def test_rubiks_cube_turns_as_the_toy_does():
     assert order_of(right @ left) == 4, "opposite faces do not meet"
     commutator = right @ up @ right.T @ up.T
     assert order_of(commutator) == 6
+
+
+def test_rubiks_cube_keeps_the_stickers_of_a_piece_together():
+    """Of a corner's sticker: itself, the next, the one before, all other corners'; of an edge's: itself, the other, the
+    rest; and one map from corners to edges and one back. A group that tore pieces apart would have 2 + 2 + 2.
+    """
+    vector = Vector(groups.RubiksCube())
+    assert equivariant_projector(vector, vector).rank == 4 + 3 + 1 + 1
 
 
 def test_every_group_is_found_by_its_own_name(group):

@@ -109,7 +109,8 @@ class TestAgainstTheDenseTwin:
         kernel, _ = functions(projector, dense)[name]
         inputs = tuple(W.clone().requires_grad_() for W in weights)
         assert torch.autograd.gradcheck(kernel, inputs, check_forward_ad=True, check_batched_grad=True)
-        assert torch.autograd.gradgradcheck(kernel, inputs, check_fwd_over_rev=True)
+        # The Hessian is compared with the twin's above; differences are taken along random directions alone.
+        assert torch.autograd.gradgradcheck(kernel, inputs, check_fwd_over_rev=True, fast_mode=True)
 
 
 def test_gradients_that_are_expanded_or_transposed(case):
