@@ -122,7 +122,9 @@ def _root(
 
 def run(
     experiment: Annotated[str, typer.Argument(help="A name that `softeq list` shows.", show_default=False)],
-    preset: Annotated[str, typer.Option(help="How large: smoke, default or paper.")] = "default",
+    preset: Annotated[
+        str, typer.Option(help="How large: smoke (to see it run), default, or paper (hours to days).")
+    ] = "default",
     seeds: Annotated[int | None, typer.Option(help="Run the seeds 0 .. N - 1; the preset's number if absent.")] = None,
     variants: Annotated[str | None, typer.Option(help="Some variants, as a,b; all if absent.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of the records.")] = Path(DEFAULT_OUT),
