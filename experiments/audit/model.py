@@ -206,6 +206,15 @@ class Audit:
         return accuracy(self.batches.run(guess), labels.cpu())
 
 
+def _work(model: Model, count: int, settings: Settings, flows: Sequence[str]) -> float:
+    """What is to be done on so many images, in forward passes of one."""
+    extra = (len(STENCILS) - 1) * min(settings.stencil_images, count) * _LEE
+    layers = len(flows) * min(settings.layerwise_images, count) * _LAYERS if settings.layerwise else 0.0
+    passes = sum(1 + len(displacements(flow, model.image_size)[0]) for flow in flows if flow in CURVES)
+    passes += len({kind for flow in flows for kind in KINDS.get(flow, ())}) * (1 + DRAWS) if settings.moves else 0
+    return count * (_LEE + _MAP + passes) + extra + layers
+
+
 def measure_model(
     model: Model, images: Images, settings: Settings, flows: Sequence[str], tell: Callable[[int, int], None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -229,17 +238,13 @@ def measure_model(
         flow_of(
             flow, model, stencil=settings.stencil, boundary=settings.boundary
         )  # raises where there is no such thing
-    extra = (len(STENCILS) - 1) * min(settings.stencil_images, len(x)) * _LEE
-    layers = len(flows) * min(settings.layerwise_images, len(x)) * _LAYERS if settings.layerwise else 0.0
-    passes = sum(1 + len(displacements(flow, model.image_size)[0]) for flow in flows if flow in CURVES)
-    passes += len({kind for flow in flows for kind in KINDS.get(flow, ())}) * (1 + DRAWS) if settings.moves else 0
     audit = Audit(
         model,
         images,
         settings,
         output,
         Batches(settings.batch_size, min(len(x), 64 if x.device.type == "cuda" else 4)),
-        Meter(len(x) * (_LEE + _MAP + passes) + extra + layers, tell),
+        Meter(_work(model, len(x), settings, flows), tell),
     )
     result = audit.lee(flows, settings.stencil, x, control=True)
     maps = audit.maps(flows)
