@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softeq.errors import SofteqValueError
 from softeq.experiments.audit.batches import Batches, Meter
 from softeq.experiments.audit.curve import CURVES, curve, displacements
 from softeq.experiments.audit.decibels import DRAWS, KINDS, decibels, refusal
@@ -215,6 +216,21 @@ def _work(model: Model, count: int, settings: Settings, flows: Sequence[str]) ->
     return count * (_LEE + _MAP + passes) + extra + layers
 
 
+def _check(model: Model, count: int, settings: Settings, flows: Sequence[str]) -> None:
+    """Find the user's mistakes that the network and its images show."""
+    for flow in flows:
+        flow_of(flow, model, stencil=settings.stencil, boundary=settings.boundary)  # raises where there is none
+    if settings.norm == "centred" and count < 2:
+        raise SofteqValueError(
+            "norm: centred is over the spread of the outputs over the images, and there is one image"
+        )
+    short = min(model.image_size)
+    if 2 * settings.margin >= short:
+        raise SofteqValueError(
+            f"margin: expected less than half of {short} pixels, got {settings.margin}: nothing moves"
+        )
+
+
 def measure_model(
     model: Model, images: Images, settings: Settings, flows: Sequence[str], tell: Callable[[int, int], None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -228,16 +244,14 @@ def measure_model(
 
     Raises:
         NotMeasurable: no flow can be measured; what alone cannot is in the metrics with the reason.
+        SofteqValueError: the settings do not go with the network or its images.
         SofteqError: out of memory.
     """
     if settings.output == "probabilities" and getattr(model.module, "num_classes", None) == 0:
         raise NotMeasurable("the model has no class head, so it gives no probabilities: measure --output logits")
     x = images.x
+    _check(model, len(x), settings, flows)
     output = declared(model, settings, x)
-    for flow in flows:
-        flow_of(
-            flow, model, stencil=settings.stencil, boundary=settings.boundary
-        )  # raises where there is no such thing
     audit = Audit(
         model,
         images,

@@ -99,7 +99,7 @@ def display(tally: Counter) -> Iterator[Callable[[Any], None]]:
     if not console.is_terminal:
         yield lambda event: _say(tally.take(event))
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     bars = Progress(*columns, TimeElapsedColumn(), Remaining(), console=console, redirect_stdout=sys.stdout.isatty())
     with bars:
         yield _Bars(bars, tally)

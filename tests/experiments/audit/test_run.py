@@ -329,6 +329,14 @@ def test_mistakes_are_found_before_any_model_is_loaded(run, tmp_path, monkeypatc
             run("toy_models:cnn", device="cuda")
 
 
+def test_settings_that_do_not_go_with_the_images(run):
+    outcome, records, _ = run("toy_models:cnn", norm="centred", limit=1)
+    assert outcome.failures[0][1].startswith("norm: centred is over the spread of the outputs over the images")
+    outcome, records, _ = run("toy_models:cnn", margin=6)
+    assert outcome.failures[0][1] == "margin: expected less than half of 12 pixels, got 6: nothing moves"
+    assert (outcome.exit_code, records) == (2, [])
+
+
 @pytest.mark.gpu
 def test_a_gpu_agrees_with_the_cpu(run):
     slow = [r["metrics"]["lee_mean"] for r in run("toy_models:cnn", device="cpu")[1]]

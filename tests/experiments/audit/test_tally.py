@@ -39,10 +39,10 @@ def test_a_line_for_each_flow_and_bars_on_a_terminal(capsys, monkeypatch, termin
         for event in RUN:
             on_event(event)
         assert tally.recorded == 2
-        on_event(AuditEvent("start", "another"))
+        on_event(AuditEvent("start", "[red]another[/b]"))
     out, err = capsys.readouterr()
     assert out.splitlines() == LINES
-    assert ("all models" in err and "another" in err) is terminal
+    assert ("all models" in err and "[red]another[/b]" in err) is terminal  # no markup
 
 
 def test_without_a_terminal_silence_is_broken_by_an_estimate(monkeypatch):
