@@ -103,6 +103,8 @@ def _arises(metrics: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     part, share = max(totals.items(), key=lambda pair: pair[1])
     share /= count
+    if share > 1.005:
+        return f"The error under shifts arises in {part} ({100 * share:.0f} % of what is left: others take some away)."
     most = "Most" if share > 0.5 else "The largest part"
     return f"{most} of the error under shifts arises in {part} ({100 * share:.0f} % of it)."
 

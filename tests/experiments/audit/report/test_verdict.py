@@ -43,6 +43,8 @@ def test_where_it_arises():
     shares = [["net.body.stem.conv", 0.6], ["net.body.head", 0.3], ["net.body: between its modules", 0.1]]
     held["metrics"]["layerwise"] = {"shares": [*shares, ["the model: between its modules", 0.0]], "gap": 0}
     assert "Most of the error under shifts arises in net.body.stem (60 % of it)." in told(held)
+    held["metrics"]["layerwise"]["shares"] = [["conv", 1.5], ["pool", -0.5]]
+    assert "The error under shifts arises in conv (150 % of what is left: others take some away)." in told(held)
     assert wrapped(["net.conv"]) == "net."
     assert wrapped(["conv", "the model"]) == wrapped(["the model"]) == ""
     assert stage("blocks.3.attn.qkv") == "blocks.3"
