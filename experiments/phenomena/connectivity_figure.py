@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,10 +32,11 @@ def _draw(figure: Any, points: Sequence[str], records: Sequence[Mapping[str, Any
     for (losses, defects, simplexes), point in zip(places.T, points, strict=True):
         for variant, colour in _COLOURS.items():
             mine = [r["metrics"] for r in records if r["variant"] == variant]
-            _line(losses, [m[f"losses_line@{point}"] for m in mine], colour, ":")
-            handles |= {variant: _line(losses, [m[f"losses_curve@{point}"] for m in mine], colour, "-")}
-            _line(defects, [m[f"defects_curve@{point}"] for m in mine], colour, "-")
-            volumes, heights = ([m[f"simplex2_{key}@{point}"] for m in mine] for key in ("log_volume", "loss"))
+            held = functools.partial(_held, mine, point)
+            _line(losses, held("losses_line"), colour, ":")
+            handles |= {variant: _line(losses, held("losses_curve"), colour, "-")}
+            _line(defects, held("defects_curve"), colour, "-")
+            volumes, heights = held("simplex2_log_volume"), held("simplex2_loss")
             simplexes.scatter(volumes, heights, s=22, color=colour, alpha=0.8, linewidths=0)
         losses.set_yscale("log")
         label_log(losses.yaxis, *losses.get_ylim())
@@ -49,6 +51,11 @@ def _draw(figure: Any, points: Sequence[str], records: Sequence[Mapping[str, Any
     title: Any = {"title": f"curves; dotted: straight lines; {BAND}; below: a dot per seed", "title_fontsize": 8}
     drawn = {variant: line for variant, line in handles.items() if line is not None}
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=5, fontsize=9, **title)
+
+
+def _held(metrics: Sequence[Mapping[str, Any]], point: str, key: str) -> list[Any]:
+    """A metric at a point, of the runs that have it: those of before there were simplexes have none of them."""
+    return [m[f"{key}@{point}"] for m in metrics if f"{key}@{point}" in m]
 
 
 def _line(axes: Any, values: Sequence[Sequence[float]], colour: str, style: str) -> Any:
