@@ -21,9 +21,10 @@ from softeq.experiments.phenomena.paths import Search, Weights
 
 
 def simplex_log_volume(vertices: Tensor) -> Tensor:
-    """The logarithm of the k-dimensional volume of a simplex, 0-d, float64, -inf where it is flat.
+    """The logarithm of the k-dimensional volume of a simplex, 0-d, float64.
 
-    By the Gram determinant of its k edges from one corner: ``V = sqrt(det(E E^T)) / k!``.
+    By the Gram determinant of its k edges from one corner: ``V = sqrt(det(E E^T)) / k!``. Where it is flat: -inf, or by
+    rounding a large negative number.
 
     Args:
         vertices: ``(k + 1, D)``, k at least 1.
