@@ -87,7 +87,7 @@ def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str 
 
     Raises:
         SofteqValueError: an unknown stencil or boundary.
-        NotMeasurable: `fourier` on more pixels than its dense sum can take.
+        NotMeasurable: `fourier` on more pixels than its dense sum can take (shifts and stretches have no limit).
     """
     check_choice(stencil, boundary)
     height, width = x.shape[-2:]
@@ -97,6 +97,12 @@ def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str 
         row, column = (fold(p.round().long(), n, stencil, boundary).to(x.device) for p, n in places)
         return x[..., row, column].reshape(*x.shape[:-2], *points.shape[:-1])
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if points.ndim == 3 and bool((points == _crossed(points)).all()):
+        across, down = (
+            _axis_matrix(p, n, stencil, boundary).to(wide)
+            for p, n in ((points[0, :, 0], width), (points[:, 0, 1], height))
+        )
+        return (down @ wide @ across.T).to(x.dtype)
     if stencil == "fourier":
         if height * width * len(columns) > _DENSE_LIMIT:
             raise NotMeasurable(
@@ -110,6 +116,23 @@ def resample(x: Tensor, points: Tensor, stencil: str = "bspline", boundary: str 
             wide = down @ wide @ across.T
         found = _local(wide, axis_taps(columns, width, stencil, boundary), axis_taps(rows, height, stencil, boundary))
     return found.reshape(*x.shape[:-2], *points.shape[:-1]).to(x.dtype)
+
+
+def _crossed(points: Tensor) -> Tensor:
+    """(H, W, 2): the columns of the first row and the rows of the first column: `points`, where the axes part."""
+    rows, columns = torch.broadcast_tensors(points[:, :1, 1], points[:1, :, 0])
+    return torch.stack([columns, rows], dim=-1)
+
+
+def _axis_matrix(position: Tensor, n: int, stencil: str, boundary: str) -> Tensor:
+    """(points, n) float64: the interpolant at the positions along one axis, from the pixels there."""
+    position = position.detach().to("cpu", torch.float64)
+    if stencil == "fourier":
+        return _dirichlet(position, n, boundary)
+    index, weight = axis_taps(position, n, stencil, boundary)
+    matrix = torch.zeros(len(position), n, dtype=torch.float64)
+    matrix.index_put_((torch.arange(len(position)).expand_as(index), index), weight, accumulate=True)
+    return matrix @ _prefilter(n, boundary) if stencil == "bspline" else matrix
 
 
 def on_pixels(points: Tensor) -> bool:
@@ -224,13 +247,13 @@ def axis_taps(position: Tensor, n: int, stencil: str, boundary: str) -> tuple[Te
 
 def _local(x: Tensor, columns: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor]) -> Tensor:
     """(..., H, W) -> (..., points)."""
-    width = x.shape[-1]
-    flat = x.flatten(-2)
-    found = torch.zeros(*x.shape[:-2], columns[0].shape[1], dtype=x.dtype, device=x.device)
+    pixels = x.flatten(-2).flatten(0, -2).T.contiguous()  # (H W, ...): what a point takes lies together
+    found = torch.zeros(columns[0].shape[1], pixels.shape[1], dtype=x.dtype, device=x.device)
     for row, row_weight in zip(*rows, strict=True):
         for column, column_weight in zip(*columns, strict=True):
-            found = found + flat[..., (row * width + column).to(x.device)] * (row_weight * column_weight).to(x)
-    return found
+            taken = pixels.index_select(0, (row * x.shape[-1] + column).to(x.device))
+            found = torch.addcmul(found, taken, (row_weight * column_weight).to(x)[:, None])
+    return found.T.contiguous().reshape(*x.shape[:-2], -1)
 
 
 def _dirichlet(position: Tensor, n: int, boundary: str) -> Tensor:

@@ -171,4 +171,17 @@ def test_unknown_names_are_errors():
 
 def test_fourier_refuses_what_its_dense_sum_cannot_take():
     with pytest.raises(NotMeasurable, match="use 'bspline'"):
-        resample(torch.zeros(1, 1, 512, 512), grid(512, 512) + 0.5, "fourier")
+        resample(torch.zeros(1, 1, 512, 512), grid(512, 512).flip(-1) + 0.5, "fourier")
+
+
+@pytest.mark.parametrize("stencil", STENCILS)
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_where_the_axes_part_they_are_taken_apart(stencil, boundary):
+    x, points = noise(2, 3, 6, 9), 1.3 * grid(5, 7) - 2.7
+    found = resample(x, points, stencil, boundary)
+    one_by_one = resample(x, points.reshape(1, -1, 2), stencil, boundary)  # a row of points of no rows and columns
+    torch.testing.assert_close(found, one_by_one.reshape(2, 3, 5, 7), atol=1e-13, rtol=0)
+    narrow = resample(x.float(), points, stencil, boundary)
+    torch.testing.assert_close(narrow, found.float(), atol=1e-5, rtol=0)
+    assert found.is_contiguous()
+    assert one_by_one.is_contiguous()
