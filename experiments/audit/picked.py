@@ -98,12 +98,20 @@ def declared(model: Model, settings: Settings, x: Tensor) -> str | Action:
     """How the model's output moves, as `measure` takes it.
 
     Raises:
-        SofteqValueError: an output of several parts none of which is picked, a pick that is not there, or classes asked
-            of a map or of tokens: what another option mends.
+        SofteqValueError: an output of several parts none of which is picked, a pick that is not there, classes asked
+            of a map or of tokens, or shapes that an exported program does not take: what another option mends.
         NotMeasurable: tokens whose grid the shape does not show.
     """
     with measurable(model.module), torch.no_grad():
-        output = model.module(x[:1])
+        try:
+            output = model.module(x[:1])
+        except AssertionError as error:
+            if "Guard failed" not in str(error):
+                raise
+            raise SofteqValueError(
+                f"the exported program takes no images of shape {tuple(x[:1].shape)} ({error}): give it its --size, or"
+                " export it with a batch of any size (dynamic_shapes)"
+            ) from error
     if not isinstance(output, Tensor):
         raise SofteqValueError(f"output: expected a tensor, got {_held(output)}; choose one with --pick")
     fitting = {4: "map", 3: "tokens"}.get(output.ndim)
