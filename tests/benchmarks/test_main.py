@@ -22,7 +22,7 @@ def tiny(monkeypatch):
 def test_list(capsys):
     assert command.main(["--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["solver", "layers", "networks", "convolutions", "irreps", "prior-step", "derivative"]
+    assert names == ["solver", "solver-suite", "layers", "networks", "convolutions", "irreps", "prior-step", "derivative"]
 
 
 def test_prints_where_it_ran_and_the_table_with_ranges(tiny, capsys):
@@ -48,7 +48,7 @@ def test_unknown_name(capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main(["layer"])
     assert stopped.value.code == 2
-    names = "solver, layers, networks, convolutions, irreps, prior-step, derivative"
+    names = "solver, solver-suite, layers, networks, convolutions, irreps, prior-step, derivative"
     assert f"expected names among {names}, got layer" in capsys.readouterr().err
 
 

@@ -58,16 +58,19 @@ def test_f_is_called_once():
     assert len(calls) == 1
 
 
-def test_the_other_engine_takes_over(caplog):
+def test_the_other_engine_takes_over(monkeypatch):
     def fills(y):
         out = torch.zeros(2, 3, dtype=y.dtype)
         out[:] = y
         return out
 
-    with caplog.at_level(logging.DEBUG, logger="softeq.measure.forward.forward_mode"):
-        _, found = push_forward(fills, noise(2, 3), noise(2, 2, 3, seed=2))
+    logger, told = logging.getLogger("softeq.measure.forward.forward_mode"), []
+    monkeypatch.setattr(logger, "level", logging.DEBUG)
+    logger.addFilter(lambda record: told.append(record.getMessage()))  # returns None: it goes no further
+    _, found = push_forward(fills, noise(2, 3), noise(2, 2, 3, seed=2))
+    logger.filters.clear()
     torch.testing.assert_close(found, noise(2, 2, 3, seed=2))
-    assert "carries no derivative" in caplog.text
+    assert any("carries no derivative" in line for line in told)
 
 
 @pytest.mark.parametrize("engine", ["auto", "dual", "vmap"])
