@@ -22,7 +22,16 @@ def tiny(monkeypatch):
 def test_list(capsys):
     assert command.main(["--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["solver", "solver-suite", "layers", "networks", "convolutions", "irreps", "prior-step", "derivative"]
+    assert names == [
+        "solver",
+        "solver-suite",
+        "layers",
+        "networks",
+        "convolutions",
+        "irreps",
+        "prior-step",
+        "derivative",
+    ]
 
 
 def test_prints_where_it_ran_and_the_table_with_ranges(tiny, capsys):
