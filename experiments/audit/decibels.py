@@ -66,7 +66,7 @@ def decibels(
 def refusal(output: str) -> dict[str, Any]:
     """What stands in the place of a number where the output is no map."""
     return {
-        "not_measurable": "it is defined on outputs that move with the image (map, tokens), and"
+        "not_measurable": "defined on outputs that move with the image (map, tokens), and"
         f" {'a vector is' if output == 'vector' else output + ' are'} taken as invariant; the displacements say what"
         " motions do to the output"
     }

@@ -150,7 +150,8 @@ def _chapter(group: Group, index: int, total: int) -> str:
 
 def _summary(group: Group) -> str:
     s = group.settings
-    words = f"{len(group.models)} network{'s' * (len(group.models) != 1)}, n = {s.get('count')} images"
+    images = f"{s.get('count')} image{'s' * (s.get('count') != 1)}"
+    words = f"{len(group.models)} network{'s' * (len(group.models) != 1)}, n = {images}"
     return f'<p class="quiet">{escape(words)} ({escape(str(s.get("images")))}).</p>'
 
 

@@ -168,7 +168,8 @@ def layerwise(measured: Measured) -> str:
         panels = [_split(label, flow, split) for flow, _, split in held if split.get("shares")]
         counts = {str(r["config"].get("layerwise", "?")) for _, r, split in held if split.get("shares")}
         if panels:
-            summary = f"{escape(label)}, on the first {escape(' or '.join(sorted(counts)))} images"
+            several = f"{escape(' or '.join(sorted(counts)))} images"
+            summary = f"{escape(label)}, on the first {'image' if counts == {'1'} else several}"
             parts.append(f'<details><summary>{summary}</summary><div class="flow">{"".join(panels)}</div></details>')
     if not parts:
         return ""

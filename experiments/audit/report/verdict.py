@@ -187,7 +187,9 @@ def common_warnings(settings: Mapping[str, Any], measured: Mapping[str, Mapping[
     """What concerns all models of a chapter."""
     found = []
     count = settings.get("count")
-    if isinstance(count, int) and count < FEW:
+    if count == 1:
+        found.append("It is one image: nothing is known of others, and numbers have no intervals.")
+    elif isinstance(count, int) and count < FEW:
         found.append(f"{count} images are few: read the intervals, not the digits.")
     if settings.get("images") == "noise":
         found.append("The images are noise, on which a network was not trained: real ones may tell another story.")

@@ -92,5 +92,7 @@ def test_warnings_of_a_chapter():
     assert "4 images are few" in found
     assert "The images are noise" in found
     assert "features here" in found
+    (group,) = group_records([audited(images="a.png", count=1)])
+    assert common_warnings(group.settings, group.models)[0].startswith("It is one image")
     (group,) = group_records([audited(images="demo", count=60)])
     assert common_warnings(group.settings, group.models) == []
