@@ -64,7 +64,7 @@ def directions(result: LeeResult) -> dict[str, Any]:
         return {"not_measurable": str(error)}
 
 
-def split(result: LayerwiseResult, flow: str, inside: str, seed: int) -> dict[str, Any]:
+def split(result: LayerwiseResult, flow: str, inside: str, seed: int, around: str = "the model") -> dict[str, Any]:
     """The modules' shares of one flow with their intervals over images, by names as the user knows them.
 
     Args:
@@ -72,16 +72,24 @@ def split(result: LayerwiseResult, flow: str, inside: str, seed: int) -> dict[st
         flow: its name.
         inside: the part of all names that is the audit's own wrapper.
         seed: of the bootstrap.
+        around: what the outermost module is called.
     """
-    own = [name.removeprefix(inside) or "the model" for name in result.names]
+    own = [_own_name(name, inside, around) for name in result.names]
     names = [f"{name}{'' if leaf else ': between its modules'}" for name, leaf in zip(own, result.leaf, strict=True)]
     intervals = result.intervals(flow, seed=seed).values()
     return {
         "shares": [list(pair) for pair in zip(names, result.shares(flow).values(), strict=True)],
         "intervals": [[finite_number(end) for end in ends] for ends in intervals],
         "gap": result.gap(flow),
-        "not_attributable": [[n.removeprefix(inside) or "the model", why] for n, why in result.not_attributable],
+        "not_attributable": [[_own_name(name, inside, around), why] for name, why in result.not_attributable],
     }
+
+
+def _own_name(name: str, inside: str, around: str) -> str:
+    """A module's name as the user knows it."""
+    if name == "":
+        return around
+    return name.removeprefix(inside) if name.startswith(inside) else "the model"
 
 
 def tile(mean: Tensor, first: Tensor) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from softeq.experiments.audit.curve import CURVES, curve, displacements
 from softeq.experiments.audit.decibels import DRAWS, KINDS, decibels, refusal
 from softeq.experiments.audit.flows import flow_of
 from softeq.experiments.audit.metrics import directions, numbers, split, thumbnail, tile
-from softeq.experiments.audit.picked import Picked, declared
+from softeq.experiments.audit.picked import Logarithm, declared, innermost
 from softeq.experiments.audit.settings import Settings
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import measurable
@@ -113,8 +113,9 @@ class Audit:
             if len(flows) == 1:
                 return {flows[0]: {"not_measurable": str(error)}}
             return {flow: found for one in flows for flow, found in self.layers([one]).items()}
-        inside = "network." if isinstance(self.model.module, Picked) else ""
-        return {flow: split(result, flow, inside, self.settings.seed) for flow in flows}
+        _, inside = innermost(self.model.module)
+        around = "the logarithm of its output" if isinstance(self.model.module, Logarithm) else "the model"
+        return {flow: split(result, flow, inside, self.settings.seed, around) for flow in flows}
 
     def maps(self, flows: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Flow -> map of where moving the image changes the largest output, or why there is none.

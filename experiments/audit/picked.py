@@ -40,6 +40,31 @@ class Picked(nn.Module):
         return _entry(self.network(x), self.entry)
 
 
+class Logarithm(nn.Module):
+    """The logarithm of a network's probabilities: logits whose softmax they are.
+
+    Args:
+        network: gives (B, K), not negative, each row of sum 1.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, K); of a probability of 0 the least that there is."""
+        p: Tensor = self.network(x)
+        return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+
+
+def innermost(module: nn.Module) -> tuple[nn.Module, str]:
+    """The user's network inside what is put around it here, and what its modules' names begin with."""
+    prefix = ""
+    while isinstance(module, Picked | Logarithm):
+        module, prefix = module.network, f"{prefix}network."
+    return module, prefix
+
+
 def _entry(output: Any, path: str) -> Any:
     if isinstance(output, Mapping) and path in output:
         return output[path]
@@ -77,7 +102,7 @@ def counted(model: Model, settings: Settings) -> Model:
 
     Of a network that cannot be run it stays unknown: measuring will say why.
     """
-    network = model.module.network if isinstance(model.module, Picked) else model.module
+    network, _ = innermost(model.module)
     if model.classes is not None or settings.moves or settings.output == "vector":
         return model
     if getattr(network, "num_classes", None) is not None:  # 0: it has no head
@@ -92,6 +117,30 @@ def counted(model: Model, settings: Settings) -> Model:
         return model
     told = f"classes: {output.shape[1]}, as it has so many outputs (--output vector, if they are no classes)"
     return replace(model, classes=output.shape[1], choices=(*model.choices, told))
+
+
+def as_logits(model: Model, settings: Settings, x: Tensor) -> Model:
+    """The model with logits for outputs, where its outputs are probabilities already; else as it is.
+
+    Args:
+        model: by its name a user's own; timm's give logits.
+        settings: how.
+        x: (1, C, H, W), an image.
+    """
+    if ":" not in model.name or settings.output not in ("probabilities", "logits"):
+        return model
+    try:
+        with measurable(model.module), torch.no_grad():
+            p = model.module(x)
+    except Exception:  # the network is the user's; measuring will say why
+        return model
+    if not isinstance(p, Tensor) or p.ndim != 2 or p.shape[1] < 2 or not p.is_floating_point():
+        return model
+    off = (p.double().sum(1) - 1).abs().max()
+    if not (bool((p >= 0).all()) and float(off) < 4 * p.shape[1] ** 0.5 * torch.finfo(p.dtype).eps):
+        return model
+    told = "outputs: taken as probabilities, as they are not negative and sum to 1 (logits are their logarithms)"
+    return replace(model, module=Logarithm(model.module), choices=(*model.choices, told))
 
 
 def declared(model: Model, settings: Settings, x: Tensor) -> str | Action:

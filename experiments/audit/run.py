@@ -16,7 +16,7 @@ from pathlib import Path
 from softeq.errors import SofteqError
 from softeq.experiments.audit import calculators
 from softeq.experiments.audit.configuration import configuration, hash_tensors, held, neutral
-from softeq.experiments.audit.picked import Picked, counted
+from softeq.experiments.audit.picked import Picked, as_logits, counted
 from softeq.experiments.audit.recorder import AuditEvent, OnEvent, Outcome, Recorder
 from softeq.experiments.audit.report.groups import EXPERIMENT
 from softeq.experiments.audit.report.write import write_report
@@ -138,4 +138,5 @@ def _load(name: str, settings: Settings) -> tuple[Model, Images]:
     if settings.pick is not None:
         model = replace(model, module=Picked(model.module, settings.pick))
     model = counted(model, settings)
-    return model, _images(settings, model)
+    images = _images(settings, model)
+    return as_logits(model, settings, images.x[:1].to(settings.torch_device, DTYPES[settings.dtype])), images

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from softeq.errors import SofteqValueError
-from softeq.experiments.audit.picked import Picked, counted, declared
+from softeq.experiments.audit.picked import Picked, as_logits, counted, declared, innermost
 from softeq.experiments.audit.settings import Settings
 from softeq.measure import Invariant
 from softeq.measure.loading.model import Model
@@ -84,6 +84,21 @@ def test_classes_are_counted_where_nothing_is_said_of_them():
         assert counted(model(make), settings).classes is None
     for output in ("vector", "map"):
         assert counted(model(pooled), replace(settings, output=output)).choices == ()
+
+
+def test_outputs_that_are_probabilities_already_are_not_taken_for_logits():
+    p = torch.rand(1, 1000, generator=torch.Generator().manual_seed(0)).log_softmax(1).exp()
+    own = replace(model(lambda x: p.expand(len(x), -1)), name="nets:own")
+    found = as_logits(own, Settings(), X[:1])
+    torch.testing.assert_close(found.module(X).softmax(1), p.expand(2, -1))
+    assert found.choices[-1].startswith("outputs: taken as probabilities")
+    assert innermost(Picked(found.module, "a")) == (own.module, "network.network.")
+    for change in (lambda p: p.log(), lambda p: p - 1e-2 + 1e-2 * 1001 / 1000, lambda p: 1.01 * p):
+        other = replace(own, module=Gives(lambda x, change=change: change(p.expand(len(x), -1))))
+        assert as_logits(other, Settings(), X[:1]) is other
+    assert as_logits(own, Settings(output="vector"), X[:1]) is own
+    certain = replace(own, module=Gives(lambda x: torch.eye(4, dtype=x.dtype)[:1]))
+    torch.testing.assert_close(as_logits(certain, Settings(), X[:1]).module(X).softmax(1), torch.eye(4)[:1])
 
 
 def test_a_shape_that_an_exported_program_does_not_take():

@@ -137,6 +137,18 @@ def test_the_control_is_the_one_that_was_asked_for(run):
     assert records[-1]["config"]["control"] == "phase"
 
 
+@pytest.mark.parametrize("output", ["probabilities", "logits"])
+def test_a_network_that_ends_in_its_probabilities(run, output):
+    _, records, events = run("toy_models:cnn", "toy_models:certain", flows=("rotation",), layerwise=True, output=output)
+    plain, certain = (r["metrics"] for r in records)
+    assert any("outputs: taken as probabilities" in event.reason for event in events)
+    if output == "probabilities":
+        assert certain["per_sample"] == pytest.approx(plain["per_sample"])
+    assert certain["curve"]["rows"][-1]["change"] == pytest.approx(plain["curve"]["rows"][-1]["change"])
+    shares = dict(certain["layerwise"]["shares"])
+    assert {"conv", "act", "head", "the logarithm of its output: between its modules"} <= set(shares)
+
+
 def test_colours_beside_motions(run, tmp_path):
     _, records, _ = run("toy_models:cnn", flows=("brightness", "rotation"), layerwise=True)
     model = load_model("toy_models:cnn", dtype=torch.float64)
