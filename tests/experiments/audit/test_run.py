@@ -261,7 +261,7 @@ def test_auto_halves_the_batch_until_it_fits(run):
     toy_models._Hungry.sizes.clear()
     outcome, records, _ = run("toy_models:hungry", limit=4)
     assert outcome.exit_code == 0
-    assert toy_models._Hungry.sizes[:5] == [1, 4, 2, 1, 1]
+    assert toy_models._Hungry.sizes[:5] == [1, 1, 4, 2, 1]
     plain = [r["metrics"]["lee_mean"] for r in run("toy_models:cnn", limit=4)[1][2:]]
     assert [r["metrics"]["lee_mean"] for r in records] == pytest.approx(plain)
     fixed, _, _ = run("toy_models:hungry", limit=4, batch_size=2, seed=1)
