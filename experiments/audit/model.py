@@ -24,6 +24,7 @@ from softeq.measure.lee import local_equivariance_error
 from softeq.measure.loading.images import Images, accuracy
 from softeq.measure.loading.sources import Model
 from softeq.measure.motion.actions import Action
+from softeq.measure.motion.colour import COLOURS
 from softeq.measure.motion.flows import Flow
 from softeq.measure.motion.stencils import STENCILS
 from softeq.measure.output import output_space
@@ -74,18 +75,19 @@ class Audit:
         return self.batches.run(measure)
 
     def stencils(self, flows: Sequence[str], whole: LeeResult) -> dict[str, dict[str, Any]]:
-        """Flow -> stencil -> mean LEE on the first few images, or why there is none."""
+        """Flow -> stencil -> mean LEE on the first few images, or why there is none; nothing of colours."""
         count = self.settings.stencil_images
+        moving = [flow for flow in flows if flow not in COLOURS]
         found: dict[str, dict[str, Any]] = {flow: {} for flow in flows}
-        for stencil in STENCILS:
+        for stencil in STENCILS if moving else ():
             declared = stencil == self.settings.stencil
             try:
-                result = whole if declared else self.lee(flows, stencil, self.images.x[:count], control=False)
-                means = result.per_sample()[:count].nanmean(0)
-                entries: list[dict[str, Any]] = [{"lee_mean": float(mean)} for mean in means]
+                result = whole if declared else self.lee(moving, stencil, self.images.x[:count], control=False)
+                means = dict(zip(result.flows, result.per_sample()[:count].nanmean(0).tolist(), strict=True))
+                entries: list[dict[str, Any]] = [{"lee_mean": means[flow]} for flow in moving]
             except NotMeasurable as error:
-                entries = [{"not_measurable": str(error)} for _ in flows]
-            for flow, entry in zip(flows, entries, strict=True):
+                entries = [{"not_measurable": str(error)} for _ in moving]
+            for flow, entry in zip(moving, entries, strict=True):
                 found[flow][stencil] = entry | ({"declared": True} if declared else {})
         return found
 

@@ -14,6 +14,7 @@ import numpy
 from softeq.experiments.audit.report.drawing import heat_png, legend, number
 from softeq.experiments.audit.report.figures import Dot, bars, dot_rows, scatter
 from softeq.experiments.audit.report.groups import AuditRecord
+from softeq.experiments.audit.report.verdict import control_words
 from softeq.measure.results.layers import HOW_TO_READ
 
 Measured = Mapping[str, Mapping[str, AuditRecord]]
@@ -39,11 +40,15 @@ def figures(settings: Mapping[str, Any], measured: Measured) -> str:
         dots = [Dot(v[0], i, label, v[1], v[2]) for i, label, m in held if (v := top_slope(m)) is not None]
         familiar += [(f"{flow}, per {everyday(str(held[0][2].get('unit')))[0]}", dots)] if dots else []
     what = f"{settings.get('norm')} of {settings.get('output')}"
+    kinds = {
+        r["metrics"].get("control", settings.get("control")) for flows in measured.values() for r in flows.values()
+    }
+    other = f" Colours are held against {control_words({'control': 'noise'})}." if len(kinds) > 1 else ""
     drawn = [
         (
             dot_rows(ratio, label="LEE / control", one=True, alt="LEE relative to its control; in the tables"),
             "Image by image over the answer to the control, the median and its 95 % bootstrap interval. Rows are"
-            " comparable; left of the dashed line the model is calmer under the flow than under the control.",
+            " comparable; left of the dashed line the model is calmer under the flow than under the control." + other,
         ),
         (
             dot_rows(absolute, label=f"LEE, {what}", alt=f"Local equivariance error, {what}; in the tables"),

@@ -67,7 +67,7 @@ def _row(flow: str, m: Mapping[str, Any], power: str, control: Any) -> str:
     lost = f'<br><span class="interval">{missing:d} image{"s" * (missing > 1)} left out</span>' if missing else ""
     own = m.get("control", control)
     over = "" if own == control else f'<br><span class="interval">over {escape(control_words(m))}</span>'
-    unit = {"pixels": "pixel", "radians": "radian"}.get(str(m.get("unit")))
+    unit = {"pixels": "pixel", "radians": "radian", "intensity": "intensity"}.get(str(m.get("unit")))
     per = f'<br><span class="interval">per {unit}{power}</span>' if unit else ""
     return (
         f'<tr><th scope="row">{escape(flow)}{per}</th>'

@@ -161,9 +161,12 @@ def test_colours_beside_motions(run, tmp_path):
         assert found[flow]["ratio_to_control"] == pytest.approx(result.ratio_to_control()[:, k].median().item())
         assert math.fsum(share for _, share in found[flow]["layerwise"]["shares"]) == pytest.approx(1)
     assert (found["brightness"]["control"], found["rotation"]["control"]) == ("noise", "samples")
+    assert found["brightness"]["stencils"] == {}  # nothing is interpolated
+    assert tuple(found["rotation"]["stencils"]) == STENCILS
     page = report(tmp_path)[1].read_text()
     assert "intensity added, of 1" in page
     assert "over white noise" in page
+    assert "Colours are held against white noise" in page
     outcome, _, _ = run("toy_models:dense", flows=("hue",), output="map")
     assert outcome.failures[0][1] == (
         "flows: hue needs images of red, green and blue, and toy_models:dense takes 1 channel"
