@@ -19,7 +19,7 @@ from torch import Tensor
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.measure.checks import check_integer
 from softeq.measure.errors import NotMeasurable
-from softeq.measure.forward.prepare import measurable
+from softeq.measure.forward.prepare import repeated
 from softeq.measure.forward.separate import check_batch, check_separate
 from softeq.measure.forward.state import unchanged
 from softeq.measure.lee import check_set, local_equivariance_error
@@ -119,9 +119,11 @@ def displacement_curve(
         raise SofteqValueError(f"flow: expected one, got {', '.join(settings.names)}")
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
-    walk = _Walk(f, settings, space, _checked_times(displacements, settings.flows[0], x))
+    times = _checked_times(displacements, settings.flows[0], x)
     with unchanged(f):
-        values, compared, decisions = walk.over(x, labels, batch_size or len(x))
+        with repeated(f, space.read) as once:
+            walk = _Walk(f, once, settings, space, times)
+            values, compared, decisions = walk.over(x, labels, batch_size or len(x))
         found, reason = _slope(slope, f, x, settings, output, norm, seed, batch_size)
     return DisplacementCurve(
         flow=walk.flow.name,
@@ -197,6 +199,7 @@ class _Walk:
     """One function under one flow's motions."""
 
     f: Callable[[Tensor], Any]
+    once: Callable[[Tensor], Tensor]  # f, made ready and read
     settings: Settings
     space: Output
     times: Sequence[float]
@@ -250,8 +253,7 @@ class _Walk:
 
     def read(self, x: Tensor) -> Tensor:
         """The output space of f(x)."""
-        with measurable(self.f, fused=True), torch.no_grad():
-            found = self.space.read(self.f(x))
+        found = self.once(x)
         check_batch(found, len(x))
         if not found.is_floating_point() or not bool(found.isfinite().all()):
             raise NotMeasurable(f"output: expected finite floating numbers, got {found.dtype} with NaN or infinity")

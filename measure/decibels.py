@@ -24,9 +24,8 @@ from torch import Tensor
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.measure.checks import check_integer
 from softeq.measure.errors import NotMeasurable
-from softeq.measure.forward.prepare import measurable
+from softeq.measure.forward.prepare import repeated
 from softeq.measure.forward.separate import check_batch, check_separate
-from softeq.measure.forward.state import unchanged
 from softeq.measure.lie_derivative import checked
 from softeq.measure.motion.actions import Action
 from softeq.measure.motion.alias_free import filtered, shift_valid, shifted, turn_valid, turned
@@ -100,14 +99,14 @@ def equivariance_decibels(
     x = checked(x)
     FLOWS["rotation"].images(x)  # raises where it is no batch of images
     found, ends, motions = [], [], list[_Motion]()
-    with unchanged(f):
+    with repeated(f, action.select) as once:
         for part in x.split(batch_size or len(x)):
-            value = _read(f, action, part.clone())
+            value = _read(once, part.clone())
             if not motions:
                 check_separate(f, part, value, action.select)
                 motions = _motions(kind, part, value, action, draws, seed)
             ends += [float(value.min()), float(value.max())]
-            found.append(_errors(f, part, value, action, motions, boundary))
+            found.append(_errors(once, part, value, action, motions, boundary))
     errors, top = torch.cat(found), max(ends) - min(ends) if peak is None else float(peak)
     if not (top > 0 and math.isfinite(top)):
         raise NotMeasurable(f"peak: expected a positive range of the output, got {top}")
@@ -116,10 +115,9 @@ def equivariance_decibels(
     return Decibels(kind, _decibels(top, float(errors.mean())), interval, top, errors)
 
 
-def _read(f: Callable[[Tensor], Any], action: Action, x: Tensor) -> Tensor:
+def _read(once: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """What moves of f(x)."""
-    with measurable(f, fused=True), torch.no_grad():
-        found = action.select(f(x))
+    found = once(x)
     check_batch(found, len(x))
     if not found.is_floating_point() or not bool(found.isfinite().all()):
         raise NotMeasurable(f"output: expected finite floating numbers, got {found.dtype} with NaN or infinity")
@@ -209,7 +207,7 @@ def _base(flow: Flow) -> AffineFlow | None:
 
 
 def _errors(
-    f: Callable[[Tensor], Any],
+    once: Callable[[Tensor], Tensor],
     x: Tensor,
     value: Tensor,
     action: Action,
@@ -220,7 +218,7 @@ def _errors(
     total, count = torch.zeros(len(x), dtype=torch.float64), 0
     for motion in motions:
         outer = action.flow(motion.flow, tuple(x.shape), tuple(value.shape))
-        after = _read(f, action, motion.of(x, boundary))
+        after = _read(once, motion.of(x, boundary))
         base = _base(outer)
         if base is None:
             difference = (outer(value, motion.t).double() - after.double()).reshape(len(x), -1)

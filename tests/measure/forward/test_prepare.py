@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from softeq.measure.forward.prepare import math_attention, measurable
+from softeq.measure.forward.prepare import math_attention, measurable, repeated
 
 
 class Attention(nn.Module):
@@ -106,6 +106,37 @@ def test_callables_pass_through():
         assert f is torch.sin
         assert not torch.backends.mha.get_fastpath_enabled()
     assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+class Counts(nn.Module):
+    """Gives how often it was called, and fails at an input below 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout()
+        self.calls, self.seen = 0, []
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.append(x)
+        self.mean += 1
+        if x.min() < 0:
+            raise KeyError
+        return {"sum": self.drop(x) + self.calls + len(self.seen) + self.mean, "mean": self.mean}
+
+
+def test_every_pass_is_the_first():
+    model = Counts()
+    with repeated(model, lambda found: found["sum"]) as once:
+        assert not model.drop.training
+        assert [once(torch.ones(1)).item() for _ in range(3)] == [4.0] * 3
+        with pytest.raises(KeyError):
+            once(-torch.ones(1))
+        assert once(torch.ones(1)).item() == 4.0
+    with repeated(model, lambda found: found["mean"]) as once:
+        assert once(torch.ones(1)).item() == 1.0  # though it is back at 0 by now
+    assert (model.calls, model.seen, model.mean.item(), model.drop.training) == (0, [], 0.0, True)
 
 
 class Exported(nn.Module):
