@@ -75,7 +75,7 @@ def _costs(hard: float, soft: float, matched: float) -> dict[str, float]:
     return {**free, "hard": hard, "hard-true": hard, "hard+cause": hard, "soft": soft}
 
 
-# Measured: 128 channels in turns on a quiet machine (3.4, 28 and 34 ms a step of none, hard, soft); 384 from the records
+# Measured: 128 channels in turns on a quiet machine (3.4, 28, 34 ms a step of none, hard, soft); 384 from the records
 # of inertia at paper, the pendulums' 64 from theirs.
 _NARROW, _WIDE, _HAMILTONIAN = _costs(8.2, 10.0, 2.0), _costs(5.8, 6.7, 3.0), _costs(10.0, 12.0, 1.5)
 
