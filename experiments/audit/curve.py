@@ -1,8 +1,8 @@
 """What real displacements do to a network's answers: the curve over displacement, beside its slope at 0.
 
-The Lie derivative says how the output starts to change. Images move by whole distances: for each the image is moved by
-the flow's own motion (exact sub-pixel resampling by the declared stencil), the network runs once, and what it says is
-compared with what it said before.
+The Lie derivative says how the output starts to change. Images move by whole distances: for each the image is
+transformed by the flow's own motion (exact sub-pixel resampling by the declared stencil), the network runs once, and
+what it says is compared with what it said before.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def curves(measured: Mapping[str, Mapping[str, AuditRecord]]) -> str:
     if not all(with_classes):  # what every network has
         drawn += [_panel(measured, flow, "relative") for flow in flows]
         words.append(
-            "The change of the output relative to its size, after an output that should move along was moved back"
+            "The change of the output relative to its size, after an output that should move along was transformed back"
             " (what left the frame is left out)."
         )
     if any(with_classes):

@@ -70,7 +70,7 @@ _OUTPUTS = {
 
 
 _INTRODUCTION = (
-    "<p>Does a network answer alike when its image is moved? Real displacements say what happens in use. The Lie"
+    "<p>Does a network answer alike when its image is transformed? Real displacements say what happens in use. The Lie"
     " derivative Lf says how fast the output leaves its proper place when the image starts to move, and the local"
     " equivariance error (LEE) is its expected size: 0 for an equivariant network. A flat network has a small error"
     " too, so each is set beside the answer to changes of the image that are no motion, the control.</p>"
