@@ -33,9 +33,9 @@ def decibels(measured: Mapping[str, Mapping[str, AuditRecord]]) -> str:
     )
     return (
         "<h3>How well the map follows</h3><p>EQ-T and EQ-R of Karras et al. (2021): the output's range, squared, over"
-        " the mean square of what the map of the transformed image and the transformed map differ by, over random shifts of"
-        " up to an eighth of the image and rotations by any angle. 10 decibels more are a tenth of the squared error."
-        " Intervals (95 %) are over the images; each network's range is its own.</p>"
+        " the mean square of what the map of the transformed image and the transformed map differ by, over random"
+        " shifts of up to an eighth of the image and rotations by any angle. 10 decibels more are a tenth of the"
+        " squared error. Intervals (95 %) are over the images; each network's range is its own.</p>"
         f'<table><thead><tr><th scope="col">network</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
         + (f'<p class="quiet">{reasons}</p>' if reasons else "")
     )
