@@ -293,7 +293,7 @@ def test_one_image_and_a_list(call, tmp_path):
 
 
 def test_two_audits_in_one_folder_measure_nothing_twice(call, tmp_path, softeq, wait_for):
-    other = softeq("audit", "toy_models:slow", *FLAGS, cwd=tmp_path, TOY_DELAY="0.2")
+    other = softeq("audit", "toy_models:slow", *FLAGS, cwd=tmp_path, TOY_DELAY="0.05")
     wait_for(lambda: list((tmp_path / "runs" / ".claims").glob("*.lock")))
     done = call("toy_models:slow", MODEL)
     assert done.exit_code == 0, done.stderr

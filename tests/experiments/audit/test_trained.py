@@ -18,6 +18,7 @@ def test_frames_turn_with_their_forces():
     assert found.forces.sum(1).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_hard_potential_in_training_is_equivariant_and_an_unconstrained_one_is_not():
     from ase import Atoms
 
