@@ -38,14 +38,15 @@ def executed(name: str) -> nbformat.NotebookNode:
     made = [makers[kind](text, id=f"{name}-{k}") for k, (kind, text) in enumerate(cells(name))]
     notebook = nbformat.v4.new_notebook(cells=made)
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": str(ROOT)}}).execute()
+    client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": str(ROOT)}})
+    # A progress bar's warning, which has a path of this machine.
+    client.execute(env=os.environ | {"PYTHONWARNINGS": "ignore:IProgress"})
     notebook.metadata.pop("language_info", None)
     return notebook
 
 
 def main(names: list[str]) -> int:
     """Make these, all by default."""
-    os.environ["PYTHONWARNINGS"] = "ignore:IProgress"  # a progress bar's, and with a path of this machine
     for name in names or list(PAGES):
         nbformat.write(executed(name), Path(__file__).with_name(f"{name}.ipynb"))
         print(f"notebooks/{name}.ipynb", flush=True)
