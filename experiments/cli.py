@@ -134,6 +134,9 @@ def run(
     engine: Annotated[
         str, typer.Option(help="local, or ray: Ray's workers, here or where RAY_ADDRESS says.")
     ] = "local",
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; the preset's own if absent: a GPU for paper where there is one.")
+    ] = None,
 ) -> None:
     """Train the variants that --out does not hold yet and record each; the same command resumes."""
     from softeq.experiments.engine import runner
@@ -141,17 +144,16 @@ def run(
 
     chosen = registry.get(experiment)
     names = None if variants is None else [name for part in variants.split(",") if (name := part.strip())]
-    plan = runner.plan(chosen, preset, seeds=seeds, variants=names)
+    plan = runner.plan(chosen, preset, seeds=seeds, variants=names, device=device)
     tally = Tally(chosen, len(plan))
     path = record.record_path(out, chosen.name)
     try:
         with display(tally) as on_event:
-            how: Any = {"seeds": seeds, "variants": names, "jobs": jobs, "engine": engine}
+            how: Any = {"seeds": seeds, "variants": names, "jobs": jobs, "engine": engine, "device": device}
             runner.run_experiment(chosen, preset, out=out, on_event=on_event, **how)
     except KeyboardInterrupt:
-        again = shlex.join(
-            _command("run", chosen.name, preset, out, seeds=seeds, variants=variants, jobs=jobs, engine=engine)
-        )
+        same = {"seeds": seeds, "variants": variants, "jobs": jobs, "engine": engine, "device": device}
+        again = shlex.join(_command("run", chosen.name, preset, out, **same))
         # The file knows better than the tally: a run may have been recorded and not yet been told of.
         held = work.recorded(chosen, preset, out, warn=False)
         done = sum(job.key in held for job in plan)

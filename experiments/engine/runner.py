@@ -21,7 +21,7 @@ import torch
 
 from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.engine import cluster, processes, record, registry
-from softeq.experiments.engine.experiment import Experiment
+from softeq.experiments.engine.experiment import Config, Experiment
 from softeq.experiments.engine.work import (
     Event,
     Job,
@@ -34,10 +34,17 @@ from softeq.experiments.engine.work import (
 
 ENGINES = ("local", "ray")
 """Where runs are executed."""
+DEVICES = ("cpu", "cuda")
+"""What `run_experiment` can be told to compute on."""
 
 
 def plan(
-    experiment: Experiment, preset: str, *, seeds: int | None = None, variants: Sequence[str] | None = None
+    experiment: Experiment,
+    preset: str,
+    *,
+    seeds: int | None = None,
+    variants: Sequence[str] | None = None,
+    device: str | None = None,
 ) -> list[Job]:
     """The pairs of a preset, seeds outer and variants inner, so that what is there at any time is balanced.
 
@@ -46,9 +53,11 @@ def plan(
         preset: one of its presets.
         seeds: run the seeds ``0 .. seeds - 1``; the preset's number by default.
         variants: some of the experiment's variants; all by default.
+        device: where to compute, see `placed`; the preset's own by default.
 
     Raises:
-        SofteqValueError: for an unknown preset or variant, for no variants, and for fewer seeds than one.
+        SofteqValueError: for an unknown preset or variant, for no variants, for fewer seeds than one, and for a device
+            that is not there.
     """
     if preset not in experiment.presets:
         raise registry.unknown("preset", preset, experiment.presets)
@@ -62,8 +71,27 @@ def plan(
         if variant not in experiment.variants:
             raise registry.unknown("variant", variant, experiment.variants)
     return [
-        Job(variant, seed, experiment.configure(preset, variant, seed)) for seed in range(seeds) for variant in chosen
+        Job(variant, seed, placed(experiment.configure(preset, variant, seed), device))
+        for seed in range(seeds)
+        for variant in chosen
     ]
+
+
+def placed(config: Config, device: str | None) -> Config:
+    """A configuration that computes on another device than the preset's own.
+
+    Raises:
+        SofteqValueError: an unknown device, one that is not there, or an experiment that knows no device.
+    """
+    if device is None:
+        return config
+    if device not in DEVICES:
+        raise registry.unknown("device", device, DEVICES)
+    if "device" not in config:
+        raise SofteqValueError("device: this experiment computes where torch does by default and takes none")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SofteqValueError("device: cuda was asked for and torch finds none; choose cpu or leave it out")
+    return {**config, "device": device}
 
 
 def run_experiment(
@@ -77,6 +105,7 @@ def run_experiment(
     on_event: OnEvent = lambda event: None,
     sources: Sequence[str] | None = None,
     engine: str = "local",
+    device: str | None = None,
 ) -> None:
     """Run what ``out`` does not hold yet and append a record as each pair ends; a run that diverged is recorded too.
 
@@ -91,12 +120,13 @@ def run_experiment(
         on_event: called with every `Event`, in this process.
         sources: modules that define experiments, see `registry.all`.
         engine: ``"local"``, worker processes of this machine; ``"ray"``, see `cluster`.
+        device: see `plan`.
 
     Raises:
         SofteqValueError: for a bad argument, and when ``out`` holds such a pair with another configuration.
         SofteqError: when ``out`` cannot be written, found out before the first run; or what a run raises.
     """
-    todo = plan(experiment, preset, seeds=seeds, variants=variants)
+    todo = plan(experiment, preset, seeds=seeds, variants=variants, device=device)
     if jobs < 1:
         raise SofteqValueError(f"jobs: expected 1 or more, got {jobs}")
     if engine not in ENGINES:

@@ -88,6 +88,7 @@ class Size:
         costs: seconds of a step of an arm over those of the cheapest, measured; where they are given, every arm has
             the same compute instead of the same number of steps, and between two validations too (``validate_every``
             is the dearest arm's). An arm that is not listed costs as the dearest.
+        tuned_at: another preset, whose choices count where nothing has been tuned at this one.
     """
 
     seeds: int
@@ -97,6 +98,7 @@ class Size:
     trials: str = "all"
     measured: int = 0
     costs: Mapping[str, float] = field(default_factory=dict)
+    tuned_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Comparison:
         samples: numbers of training samples that variants carry in their names; empty for none.
         fixed: the trials of arms that do not choose, such as published ones, by preset.
         options: more keys of the configuration by preset and variant.
+        tuned_as: another comparison of the same data and networks, whose choices count here.
     """
 
     name: str
@@ -145,6 +148,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
     levels: tuple[Column, ...] = ()
     plot: Callable[[list[dict[str, Any]], Any], None] | None = None
+    tuned_as: str = ""
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -201,7 +205,10 @@ class Comparison:
         arm, size = variant.arm, self.sizes[preset]
         if arm.name in self.fixed:
             return (self.fixed[arm.name](size),)
-        chosen = chosen_trial(self.name, preset, arm.name)
+        name = self.tuned_as or self.name
+        chosen = chosen_trial(name, preset, arm.name)
+        if chosen is None and size.tuned_at:
+            chosen = chosen_trial(name, size.tuned_at, arm.name)
         if chosen is None and size.trials == "all" and variant.precision is None:
             return self.lists.trials(arm)
         trial = chosen or self.lists.first(arm)

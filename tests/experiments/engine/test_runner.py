@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from softeq.errors import SofteqError, SofteqValueError
-from softeq.experiments.engine import record, registry, runner
+from softeq.experiments.engine import record, registry, runner, work
+from softeq.experiments.physics import comparisons
 
+INERTIA = comparisons.EXPERIMENTS["inertia"]
 PAPER = {(variant, seed) for variant in ("hard", "soft", "diverges") for seed in range(4)}
 
 
@@ -59,6 +61,22 @@ def test_runs_what_is_missing_and_records_runs_that_diverged(toy, tmp_path, monk
     diverged = [r for r in record.read(out / "toy.jsonl") if r["variant"] == "diverges"]
     assert [math.isnan(r["metrics"]["test_mse"]) for r in diverged] == [True, True]
     assert os.listdir(out) == ["toy.jsonl"]
+
+
+def test_runs_go_where_they_are_told_to_and_not_where_nothing_is(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SofteqValueError, match="takes none"):
+        runner.plan(toy, "smoke", device="cpu")
+    for device, message in (("cuda", "cuda was asked for and torch finds none"), ("tpu", "unknown device 'tpu'")):
+        with pytest.raises(SofteqValueError, match=message):
+            runner.plan(INERTIA, "smoke", device=device)
+    (job,) = runner.plan(INERTIA, "smoke", variants=["none"], device="cpu")
+    assert job.config["device"] == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    (job,) = runner.plan(INERTIA, "smoke", variants=["none"], device="cuda")
+    assert job.config["device"] == "cuda"
+    # Records made there may be gone on with here: provenance names the device, digits repeat on one machine alone.
+    work.check_configs(INERTIA, "smoke", {"none"}, {job.key: job.config})
 
 
 def test_presets_do_not_count_for_each_other(toy, tmp_path):

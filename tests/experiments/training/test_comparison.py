@@ -150,6 +150,11 @@ def test_what_tuning_chose_is_the_only_trial(line, monkeypatch, tmp_path):
     chosen_file.write_chosen(path, "toy", "smoke", {"none": {"lr": 0.5, "prior": {"residual": 7.0}, "ending": "x"}})
     assert comparison.configure("smoke", "none", 0)["trials"] == [{"lr": 0.5, "prior": {"residual": 7.0}}]
     assert len(comparison.configure("smoke", "none-augmented", 0)["trials"]) == 4
+    wide = toy(line, sizes={"paper": dataclasses.replace(comparison.sizes["smoke"], tuned_at="smoke")})
+    assert wide.configure("paper", "none", 0)["trials"] == [{"lr": 0.5, "prior": {"residual": 7.0}}]
+    assert len(wide.configure("paper", "none-augmented", 0)["trials"]) == 4
+    beside = toy(line, name="toy-ablation", tuned_as="toy")
+    assert beside.configure("smoke", "none", 0)["trials"] == [{"lr": 0.5, "prior": {"residual": 7.0}}]
     one = toy(line, sizes={"smoke": dataclasses.replace(comparison.sizes["smoke"], trials="one")})
     assert one.configure("smoke", "none-augmented", 0)["trials"] == [{"lr": 1e-2, "prior": {"residual": 10.0}}]
 
