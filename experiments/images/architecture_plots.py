@@ -21,7 +21,7 @@ from softeq.experiments.engine.record import Record
 from softeq.experiments.images.architectures import EXPERIMENTS, OUTPUTS, STENCILS
 from softeq.experiments.images.checkpoints import QUANTITIES, translation
 from softeq.experiments.show.plots import BAND, COLOURS, draw_figure, label_log
-from softeq.experiments.show.tables import choose_preset, select, variant_order
+from softeq.experiments.show.tables import choose_preset, current, select, variant_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,11 +39,16 @@ def at_moment(r: Record, moment: str) -> Checkpoint | None:
     """The checkpoint of a run at one of `MOMENTS`; None where the run never came there."""
     metrics = r["metrics"]
     if moment == "after training":
-        return None if "diverged_at_step" in metrics else metrics["checkpoints"][-1]
+        return None if diverged(r) else metrics["checkpoints"][-1]
     return at_epoch(r, 0 if moment == "before training" else metrics["matched_epoch"])
 
 
-def at_epoch(r: Record, epoch: int | None) -> Checkpoint | None:
+def diverged(r: Record) -> bool:
+    """Whether the training of a run ended in a loss that was not finite."""
+    return r["metrics"].get("diverged_at_step") is not None
+
+
+def at_epoch(r: Record, epoch: float | None) -> Checkpoint | None:
     """The checkpoint of a run after that epoch; None where there is none."""
     return next((c for c in r["metrics"]["checkpoints"] if c["epoch"] == epoch), None)
 
@@ -116,7 +121,14 @@ def finding(records: Sequence[Record], preset: str | None = None) -> str:
     note = (
         "Cells: geometric mean over seeds of the families' geometric means (least to largest seed; pairs in which the"
     )
-    return "\n".join([*lines, "", f"{note} ViT is lower, of all)."])
+    return "\n".join([*lines, "", f"{note} ViT is lower, of all).", *_rates_at_edge(mine)])
+
+
+def _rates_at_edge(records: Sequence[Record]) -> tuple[str, ...]:
+    """How often the chosen learning rate stood at an edge of its list; nothing of records that do not say."""
+    told = [edge for r in records if (edge := r["metrics"].get("learning_rate_at_edge")) is not None]
+    text = f"The chosen learning rate stood at an edge of its list in {sum(told)} of {len(told)} runs."
+    return ("", text) if told else ()
 
 
 def _cell(values: Sequence[float], pairs: tuple[int, int]) -> str:
@@ -129,14 +141,15 @@ def _cell(values: Sequence[float], pairs: tuple[int, int]) -> str:
 def _of_preset(records: Iterable[Record], preset: str | None) -> list[Record]:
     mine = select(records, EXPERIMENT.name)
     chosen = choose_preset(mine, preset)
-    return [r for r in mine if r["preset"] == chosen]
+    return current([r for r in mine if r["preset"] == chosen])
 
 
 def plot_architectures(records: Sequence[Record], path: str | Path, preset: str | None = None) -> None:
     """One panel per stencil, translation LEE (relative, logits) over epochs per architecture, and one of ViT over CNN.
 
     Lines are geometric means over seeds, bands run from the least to the largest seed, and a circle is the mean of the
-    seeds at matched accuracy.
+    seeds at matched accuracy. Lines go through the epochs that all runs measured; their last point is the end of each
+    training, at the mean of these ends. A training that diverged is in none of them.
 
     Args:
         records: any; those of other experiments and presets are left out.
@@ -176,19 +189,40 @@ def _panels(axes: Axes, records: Sequence[Record]) -> None:
 
 
 def _epochs(panel: Axes, title: str) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     panel.set_title(title, loc="left", fontsize=10)
     panel.set_xlabel("epoch")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.set_xscale("symlog", base=2, linthresh=1)  # epochs are measured at powers of two
+    panel.set_xlim(left=-0.2)
+    panel.xaxis.set_major_locator(FixedLocator([0, *(2**k for k in range(12))]))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter("{x:.0f}")
     panel.grid(which="major")
 
 
-def _curve(records: Iterable[Record], stencil: str) -> dict[int, list[float]]:
-    """The errors of all seeds by epoch; epochs that not every run measured (matched ones) are left out."""
-    runs = [{c["epoch"]: translation(c, stencil) for c in r["metrics"]["checkpoints"]} for r in records]
-    common = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
-    curve = {epoch: [run[epoch] for run in runs if math.isfinite(run[epoch]) and run[epoch] > 0] for epoch in common}
+def _stations(records: Sequence[Record]) -> list[tuple[float, Callable[[Record], Checkpoint | None]]]:
+    """Where a line has points: the epochs that all these runs measured before they ended, and their ends.
+
+    Each with its place on the axis (of the ends, their mean) and what picks the checkpoint.
+    """
+    whole = [r for r in records if not diverged(r)]
+    if not whole:
+        return []
+    ends = [r["metrics"]["checkpoints"][-1]["epoch"] for r in whole]
+    common = set.intersection(*({c["epoch"] for c in r["metrics"]["checkpoints"]} for r in whole))
+    before = sorted(epoch for epoch in common if epoch < min(ends))
+    picks = [(float(epoch), functools.partial(at_epoch, epoch=epoch)) for epoch in before]
+    return [*picks, (math.fsum(ends) / len(ends), functools.partial(at_moment, moment="after training"))]
+
+
+def _curve(records: Iterable[Record], stencil: str) -> dict[float, list[float]]:
+    """The errors of all seeds by epoch, see `_stations`."""
+    whole = [r for r in records if not diverged(r)]
+    curve = {
+        epoch: [value for r in whole if (value := translation(pick(r), stencil)) > 0 and math.isfinite(value)]
+        for epoch, pick in _stations(whole)
+    }
     return {epoch: values for epoch, values in curve.items() if values}
 
 
@@ -196,7 +230,7 @@ def _geometric(values: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
-def _band(panel: Axes, curve: Mapping[int, Sequence[float]], colour: str, dash: str, label: str) -> Any:
+def _band(panel: Axes, curve: Mapping[float, Sequence[float]], colour: str, dash: str, label: str) -> Any:
     x, groups = list(curve), list(curve.values())
     panel.fill_between(x, [min(g) for g in groups], [max(g) for g in groups], color=colour, alpha=0.15, lw=0)
     return panel.plot(x, [_geometric(g) for g in groups], color=colour, linestyle=dash, linewidth=1.7, label=label)[0]
@@ -221,11 +255,10 @@ def _line(panel: Axes, records: Sequence[Record], variant: str, stencil: str, sh
 def _ratio_panel(panel: Axes, records: Sequence[Record]) -> None:
     """ViT over CNN by epoch, one line per stencil; the circle at the right is at matched accuracy."""
     handles, shown = [], [1.0]
-    epochs = sorted(set.intersection(*({c["epoch"] for c in r["metrics"]["checkpoints"]} for r in records)))
+    stations = _stations(records)
+    last = stations[-1][0] if stations else 1.0
     for stencil, colour, dash in zip(STENCILS, COLOURS[2 : 2 + len(STENCILS)], _DASHES, strict=True):
-        found = {
-            e: ratios(records, functools.partial(at_epoch, epoch=e), stencil, "logits", "relative") for e in epochs
-        }
+        found = {epoch: ratios(records, pick, stencil, "logits", "relative") for epoch, pick in stations}
         curve = {e: values for e, values in found.items() if values}
         if curve:
             handles.append(_band(panel, curve, colour, dash, stencil))
@@ -234,12 +267,13 @@ def _ratio_panel(panel: Axes, records: Sequence[Record]) -> None:
             records, functools.partial(at_moment, moment="at matched accuracy"), stencil, "logits", "relative"
         )
         if matched:
-            panel.plot(epochs[-1] * 1.12, _geometric(matched), marker="o", color=colour, markersize=5, linestyle="")
+            panel.plot(last * 1.25, _geometric(matched), marker="o", color=colour, markersize=5, linestyle="")
             shown += matched
     panel.axhline(1.0, color="#666666", linewidth=1.0)
     panel.set_yscale("log")
     label_log(panel.yaxis, min(shown), max(shown))
     _epochs(panel, "ViT / CNN; circle: matched accuracy")
+    panel.set_xlim(right=last * 1.5)
     if handles:
         panel.legend(handles=handles, fontsize=8)
 

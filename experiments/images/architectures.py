@@ -6,6 +6,13 @@ networks are measured with that stencil (``reference``) and with two that have n
 before, during and after training, and at the first epoch at which each reaches a common validation accuracy. A seed
 draws the training and validation images, the initialisation and the order; test and measured images are the same for
 all.
+
+All follow docs/protocol.md: each trains until its validation error has stopped improving, under one cap in epochs,
+since a step costs all six about the same (within a factor of two on one core). The learning rate rises over the first
+epoch, stays, and falls over the last quarter. It is chosen per model and seed on validation data, by trials that are
+the training itself under a cap of a few epochs: at full length they would multiply the compute by the number of rates.
+Such trials lean to high rates, for all networks alike. Where the best rate stands at an edge of its list, a further one
+is tried there. The arms are networks, not constraints, so that `training.tune` does not apply.
 """
 
 from __future__ import annotations
@@ -13,16 +20,16 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from softeq.experiments.data.images import SIZE, default_dataset, load_images
-from softeq.experiments.engine.bookkeeping import DATA, ORDER, counter, dtype_of, generator_for
+from softeq.experiments.data.images import SIZE, default_dataset
+from softeq.experiments.engine.bookkeeping import ORDER, counter, device_for, generator_for, rounded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
 from softeq.experiments.images.checkpoints import Checkpoints, headline
-from softeq.experiments.images.cifar10 import build_network
+from softeq.experiments.images.cifar10 import build_network, load
 from softeq.experiments.images.tasks import ImageTask
-from softeq.experiments.training.comparison import Size
+from softeq.experiments.training.comparison import PROTOCOL, Size
 from softeq.experiments.training.loop import LoopSettings, train
 from softeq.experiments.training.trials import Trained, choose, train_trial
 from softeq.measure.motion.flows import FLOWS
@@ -45,7 +52,9 @@ NETWORKS: Mapping[str, Mapping[str, Any]] = {
 STENCILS = ("bspline", "central", "reference")
 OUTPUTS = ("logits", "probabilities")
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
-
+"""Tried first, in rising order; `tried_rates` goes on from there."""
+MEASURED_EPOCHS = (0, 1, 2, 4, 8, 16, 32)
+"""Measured where a training comes so far; beside them the first at the common accuracy, and the last."""
 
 _FASHION, _DIGITS = "fashion-mnist", "mnist-5000"
 
@@ -54,14 +63,17 @@ def _size(
     seeds: int,
     rows: Mapping[str, list[int]],
     target: Mapping[str, float],
-    epochs: tuple[int, int],
-    measured: tuple[list[int], int],
-    rates: tuple[float, ...] = LEARNING_RATES,
+    epochs: Mapping[str, float],
+    measured: int,
+    rates: tuple[tuple[float, ...], int] = (LEARNING_RATES, 3),
 ) -> Size:
-    """A preset: rows and target (a validation accuracy) by data set; epochs of a run and of a trial of a learning
-    rate; the epochs and images that are measured."""
-    data = {"rows": rows, "target": target, "measured_epochs": measured[0], "rates": list(rates)}
-    return Size(seeds, {}, data, {"epochs": epochs[0], "trial_epochs": epochs[1]}, measured=measured[1])
+    """A preset: rows and target (a validation accuracy) by data set; ``epochs`` see `configure`; the images that are
+    measured; the learning rates, and how often their list may be extended."""
+    data = {"rows": rows, "target": target, "rates": list(rates[0]), "extensions": rates[1]}
+    return Size(seeds, {}, data, epochs, measured=measured)
+
+
+_EPOCHS = {"epochs": 40, "trial_epochs": 4, "warmup_epochs": 1, "equal_epochs": 10}
 
 
 SIZES: Mapping[str, Size] = {
@@ -69,29 +81,34 @@ SIZES: Mapping[str, Size] = {
         1,
         {_FASHION: [300, 100, 100], _DIGITS: [300, 100, 100]},
         {_FASHION: 0.3, _DIGITS: 0.3},
-        (2, 1),
-        ([0, 1, 2], 4),
-        (3e-3, 1e-2),
+        {"epochs": 2, "trial_epochs": 1, "warmup_epochs": 0.2, "equal_epochs": 1},
+        4,
+        ((3e-3, 1e-2), 0),
     ),
     "default": _size(
-        3,
+        10,
         {_FASHION: [10_000, 2_000, 10_000], _DIGITS: [3_200, 800, 1_000]},
         {_FASHION: 0.82, _DIGITS: 0.9},
-        (10, 2),
-        ([0, 1, 2, 4, 7, 10], 100),
+        _EPOCHS,
+        100,
     ),
     "paper": _size(
-        5,
+        10,
         {_FASHION: [50_000, 10_000, 10_000], _DIGITS: [3_200, 800, 1_000]},
         {_FASHION: 0.88, _DIGITS: 0.95},
-        (30, 5),
-        ([0, 1, 2, 4, 8, 15, 22, 30], 500),
+        _EPOCHS,
+        500,
     ),
 }
+
+_SCHEDULE = {"schedule": "plateau", "patience": 5, "cooldown": 0.25}
 
 
 def configure(preset: str, variant: str, seed: int) -> Config:
     """The complete configuration of one run, on the data set that is installed (`default_dataset`).
+
+    ``epochs`` is the cap of a training, ``trial_epochs`` that of a trial of a learning rate, ``warmup_epochs`` how long
+    the rate rises in both, and ``equal_epochs`` when the test accuracy is taken for a comparison at equal steps.
 
     Raises:
         MissingExtraError: no data set is installed.
@@ -99,16 +116,17 @@ def configure(preset: str, variant: str, seed: int) -> Config:
     size, data = SIZES[preset], default_dataset()
     how = size.data
     return {
+        "protocol": PROTOCOL,
         "data": {"name": data, "sizes": list(how["rows"][data])},
         "network": {"size": list(SIZE), **NETWORKS[variant]},
-        "training": {"batch_size": 64, "optimizer": "adamw", "weight_decay": 0.01, "warmup": 0.1, "clip": 1.0},
-        "epochs": size.training["epochs"],
+        "training": {"batch_size": 64, "optimizer": "adamw", "weight_decay": 0.01, "clip": 1.0, **_SCHEDULE},
+        **size.training,
         "learning_rates": list(how["rates"]),
-        "trial_epochs": size.training["trial_epochs"],
+        "extensions": how["extensions"],
         "target_accuracy": how["target"][data],
         "measurement": {
             "images": size.measured,
-            "epochs": list(how["measured_epochs"]),
+            "epochs": list(MEASURED_EPOCHS),
             "stencils": list(STENCILS),
             "outputs": list(OUTPUTS),
             "boundary": "mirror",
@@ -117,7 +135,7 @@ def configure(preset: str, variant: str, seed: int) -> Config:
             "seed": 0,
         },
         "seed": seed,
-        "device": "cpu",
+        "device": device_for(preset),
         "dtype": "float32",
     }
 
@@ -125,52 +143,93 @@ def configure(preset: str, variant: str, seed: int) -> Config:
 def run(config: Config, progress: Progress) -> Metrics:
     """Choose the learning rate, train, measure at the checkpoints. A training that diverges gives NaN, no exception."""
     task, per_epoch = task_of(config)
-    lengths = config["trial_epochs"] * per_epoch, config["epochs"] * per_epoch
-    on_step = counter(progress, lengths[0] * len(config["learning_rates"]) + lengths[1])
+    total = settings_of(config, per_epoch)["steps"]
+    short = settings_of(config, per_epoch, trial=True)
+    total += short["steps"] * (len(config["learning_rates"]) + config["extensions"])
+    on_step = counter(progress, total)
 
     def tried(lr: float) -> Trained:
-        own = {**config["training"], "steps": lengths[0], "validate_every": per_epoch}
-        how = {**config, "training": own, "rule": "fixed", "augment": None}
+        how = {**config, "training": short, "rule": "fixed", "augment": None}
         return train_trial(task, functools.partial(build_network, config), {"lr": lr, "prior": None}, how, on_step)
 
     began = time.perf_counter()
-    trials = [tried(lr) for lr in config["learning_rates"]]
-    lr = trials[choose(trials)].trial["lr"]
+    trials = tried_rates(tried, config["learning_rates"], config["extensions"])
+    place = choose(trials)
     seconds_trials = time.perf_counter() - began
     model = build_network(config)
     watch = Checkpoints(model, task.data, config)
     watch(0, 1 - task.validation_error(model))
 
     def after(step: int, error: float) -> None:
-        watch(step // per_epoch, 1 - error)
+        watch(epoch_of(step, per_epoch), 1 - error)
 
-    began = time.perf_counter()
-    own = LoopSettings(**config["training"], steps=lengths[1], validate_every=per_epoch, lr=lr)
+    own = LoopSettings(**settings_of(config, per_epoch), lr=trials[place].trial["lr"])
     training = train(model, task, own, generator_for(config["seed"], ORDER), on_step=on_step, after_validation=after)
-    seconds = time.perf_counter() - began - watch.seconds
+    if not training.diverged_at_step:
+        watch.finish()
+    progress(total, total)
     return {
         **headline(watch, training),
-        "learning_rate": lr,
+        **training.to_record(),
+        "epochs": epoch_of(training.steps, per_epoch),
+        "learning_rate": own.lr,
+        "learning_rate_at_edge": int(place in (0, len(trials) - 1)),
         "trials": [one.to_record() for one in trials],
-        "validation_accuracies": [1 - error for _, error in training.validations],
-        "train_losses": training.losses,
         "matched_epoch": watch.matched_epoch,
         "flows": list(FLOWS),
         "checkpoints": watch.checkpoints,
         "pixel_mean": task.data.mean,
         "pixel_std": task.data.std,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "training_seconds": rounded(training.steps * training.seconds_per_step),
         "seconds_trials": round(seconds_trials, 3),
-        "seconds_training": round(seconds, 3),
         "seconds_measuring": round(watch.seconds, 3),
     }
 
 
+def tried_rates(attempt: Callable[[float], Trained], rates: Sequence[float], extensions: int) -> list[Trained]:
+    """Try learning rates; while the best stands at an edge of the list, try a further one there.
+
+    Args:
+        attempt: trains with a rate.
+        rates: in rising order; a single one is no list and is not extended.
+        extensions: the most further rates.
+
+    Returns:
+        The trials in rising order of the rate. Where all diverged, lower rates are the further ones.
+    """
+    trials = [attempt(lr) for lr in rates]
+    for _ in range(extensions if len(trials) > 1 else 0):
+        place = choose(trials)
+        if 0 < place < len(trials) - 1:
+            break
+        edge, beside = (trials[k].trial["lr"] for k in ((0, 1) if place == 0 else (-1, -2)))
+        further = attempt(rounded(edge * edge / beside))
+        trials = [further, *trials] if place == 0 else [*trials, further]
+    return trials
+
+
+def settings_of(config: Config, per_epoch: int, *, trial: bool = False) -> dict[str, Any]:
+    """Fields of `LoopSettings` but the rate, of a training or of a trial: the same under another cap, and no test."""
+    epochs = config["trial_epochs" if trial else "epochs"]
+    return {
+        **config["training"],
+        "steps": epochs * per_epoch,
+        "validate_every": per_epoch,
+        "warmup": config["warmup_epochs"] / epochs,
+        "equal_steps": None if trial else config["equal_epochs"] * per_epoch,
+    }
+
+
+def epoch_of(step: int, per_epoch: int) -> float:
+    """The epochs done after a step; a fall of the rate may end within one."""
+    whole, rest = divmod(step, per_epoch)
+    return rounded(step / per_epoch) if rest else whole
+
+
 def task_of(config: Config) -> tuple[ImageTask, int]:
     """The images of a configuration, and how many steps an epoch has."""
-    drawn = generator_for(config["seed"], DATA)
-    data = load_images(config["data"]["name"], tuple(config["data"]["sizes"]), drawn, dtype_of(config))
-    task = ImageTask(data.to(config["device"]), config["measurement"])
+    task = ImageTask(load(config), config["measurement"])
     return task, math.ceil(task.samples / config["training"]["batch_size"])
 
 
@@ -190,19 +249,26 @@ EXPERIMENTS: dict[str, Experiment] = {
         run=run,
         columns=(
             Column("test_accuracy", "test accuracy", ".3f"),
+            Column("test_accuracy_equal_steps", "equal steps", ".3f"),
             Column("translation_lee_bspline", "translation LEE, B-spline"),
             Column("translation_lee_central", "central"),
             Column("translation_lee_reference", "reference"),
             Column("translation_ratio_bspline", "B-spline over noise"),
             Column("matched_translation_lee_bspline", "at matched accuracy, B-spline"),
             Column("matched_translation_lee_reference", "at matched accuracy, reference"),
+            Column("epochs", "epochs", ".1f"),
+            Column("training_seconds", "training, s", ".0f"),
+            Column("learning_rate", "learning rate", ".2g"),
+            Column("learning_rate_at_edge", "rate at the edge of its list, share of runs", ".2f"),
         ),
         notes=(
             "LEE: mean over images of ||Lf||^2 / ||f||^2 of the logits, per squared pixel, mean of both translations.",
             "Over noise: the median over images of LEE over that of a random tangent of the same size.",
             "Matched accuracy: the first epoch that reaches the common validation accuracy in config.target_accuracy.",
-            "Learning rates: chosen per model and seed on validation data, the same trials for every model.",
+            "Learning rates: chosen per model and seed on validation data, the same trials for every model."
+            " A list is extended where the best stands at its edge.",
         ),
+        protocol=PROTOCOL,
         plot=_plot,
     )
 }

@@ -26,27 +26,38 @@ QUANTITIES = ("relative", "relative_median", "mean_square", "ratio_to_control")
 class Checkpoints:
     """Called after every epoch: measures at the epochs that are asked for, and at the first that reaches the target.
 
+    When a training ends is not known before: `finish` measures the last epoch.
+
     Attributes:
         checkpoints: ``epoch``, ``validation_accuracy``, ``test_accuracy`` and ``lee`` (see `measure_model`) of each.
         matched_epoch: the first whose validation accuracy is the target or more; None so far.
+        latest: the epoch of the latest call and its validation accuracy.
         seconds: spent here.
     """
 
     def __init__(self, model: nn.Module, data: LabelledImages, config: Config) -> None:
         self.model, self.data, self.how = model, data, config["measurement"]
         self.target: float = config["target_accuracy"]
-        self.last: int = config["epochs"]
         self.checkpoints: list[dict[str, Any]] = []
-        self.matched_epoch: int | None = None
+        self.matched_epoch: float | None = None
+        self.latest: tuple[float, float] | None = None
         self.seconds = 0.0
 
-    def __call__(self, epoch: int, validation_accuracy: float) -> None:
-        """Measure if this epoch is one to measure."""
+    def __call__(self, epoch: float, validation_accuracy: float) -> None:
+        """Measure if this epoch is one to measure; the last may be a part of one."""
+        self.latest = (epoch, validation_accuracy)
         reached = self.matched_epoch is None and validation_accuracy >= self.target
         if reached:
             self.matched_epoch = epoch
-        if not reached and epoch not in self.how["epochs"] and epoch != self.last:
-            return
+        if reached or epoch in self.how["epochs"]:
+            self._measure(epoch, validation_accuracy)
+
+    def finish(self) -> None:
+        """Measure the latest epoch, unless it has been: the training ended with it, and not because it diverged."""
+        if self.latest is not None and self.at(self.latest[0]) is None:
+            self._measure(*self.latest)
+
+    def _measure(self, epoch: float, validation_accuracy: float) -> None:
         began = time.perf_counter()
         self.checkpoints.append(
             {
@@ -58,7 +69,7 @@ class Checkpoints:
         )
         self.seconds += time.perf_counter() - began
 
-    def at(self, epoch: int | None) -> dict[str, Any] | None:
+    def at(self, epoch: float | None) -> dict[str, Any] | None:
         """The checkpoint of an epoch, None where there is none."""
         return next((c for c in self.checkpoints if c["epoch"] == epoch), None)
 
@@ -112,14 +123,19 @@ def translation(
 
 
 def headline(watch: Checkpoints, training: Training) -> Metrics:
-    """The numbers of the table: of the last epoch, and of the epoch that reached the common accuracy, where one did."""
-    diverged = training.diverged_at_step
-    last = None if diverged else watch.checkpoints[-1]
+    """The numbers of the table: of the last epoch, and of the epoch that reached the common accuracy, where one did.
+
+    A training that diverged has none of its last epoch, nor at equal steps.
+    """
+    last = None if training.diverged_at_step else watch.checkpoints[-1]
     matched = watch.at(watch.matched_epoch)
-    metrics: Metrics = {"test_accuracy": math.nan if last is None else last["test_accuracy"]}
+    metrics: Metrics = {
+        "test_accuracy": math.nan if last is None else last["test_accuracy"],
+        "test_accuracy_equal_steps": math.nan if last is None else training.at_equal_steps,
+    }
     for stencil in watch.how["stencils"]:
         metrics[f"translation_lee_{stencil}"] = translation(last, stencil)
         metrics[f"translation_ratio_{stencil}"] = translation(last, stencil, quantity="ratio_to_control")
         if matched is not None:
             metrics[f"matched_translation_lee_{stencil}"] = translation(matched, stencil)
-    return metrics if diverged is None else metrics | {"diverged_at_step": diverged}
+    return metrics

@@ -116,11 +116,14 @@ def differences(records: Sequence[Record], key: str, reference: str = "soft") ->
         reference: an arm's name.
 
     Returns:
-        by (the reference's variant, the other variant); empty where the reference is absent or alone.
+        by (the reference's variant, the other variant); empty where the reference is absent or alone, also where the
+        variants are no arms.
     """
     from softeq.experiments.training.arms import parse
 
     variants = list(dict.fromkeys(r["variant"] for r in records))
+    if not any(variant.startswith(reference) for variant in variants):
+        return {}
     pairs, found = [], []
     for variant in variants:
         mine = parse(variant)

@@ -6,6 +6,7 @@ import pytest
 
 from softeq.errors import SofteqError, SofteqValueError
 from softeq.experiments.engine import record
+from softeq.experiments.images import architecture_plots
 from softeq.experiments.images.architecture_plots import (
     at_epoch,
     at_moment,
@@ -50,6 +51,15 @@ def records(make_record):
         for seed in range(2)
         for variant in NETWORKS
     ]
+
+
+@pytest.fixture
+def uneven(records):
+    """Seed 0 ends at epoch 3, seed 1 after epochs 8 and 12.5."""
+    for r in records:
+        if r["seed"] == 1:
+            r["metrics"]["checkpoints"] += [checkpoint(r["variant"], epoch, 1) for epoch in (8, 12.5)]
+    return records
 
 
 def spoil(r, epoch, stencil, reason="it is NaN"):
@@ -120,6 +130,30 @@ def test_the_finding_says_where_nothing_could_be_measured(records):
 def test_no_records(make_record):
     with pytest.raises(SofteqError, match="no records"):
         finding([make_record("vit-4", experiment="inertia", test_mse=1.0)])
+
+
+def test_lines_go_through_common_epochs_to_the_mean_of_the_ends(uneven):
+    own = [r for r in uneven if r["variant"] == "cnn-max"]
+    curve = architecture_plots._curve(own, "bspline")
+    assert curve == {0.0: pytest.approx([0.04, 0.044]), 7.75: pytest.approx([0.04, 0.044])}
+    alone = architecture_plots._curve(own[1:], "bspline")
+    assert list(alone) == [0, 2, 3, 8, 12.5]
+    own[1]["metrics"]["diverged_at_step"] = 9
+    assert list(architecture_plots._curve(own, "bspline")) == [0, 1, 3]
+    own[0]["metrics"]["diverged_at_step"] = 9
+    assert architecture_plots._curve(own, "bspline") == {}
+
+
+def test_records_of_the_latest_protocol_alone_are_shown_and_rates_at_an_edge_are_counted(records):
+    before = finding(records)
+    assert "learning rate" not in before
+    for k, r in enumerate(records[:6]):
+        r["config"]["protocol"] = 1
+        r["metrics"]["learning_rate_at_edge"] = int(k < 2)
+    text = finding(records)
+    assert "stood at an edge of its list in 2 of 6 runs" in text
+    assert "7 of 9" in text
+    assert "14 of 18" not in text
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])

@@ -9,7 +9,7 @@ import torch
 from softeq.errors import MissingExtraError
 from softeq.experiments.data.images import DATASETS, LabelledImages
 from softeq.experiments.engine import record, registry
-from softeq.experiments.images import architectures
+from softeq.experiments.images import architectures, cifar10
 from softeq.experiments.images.architectures import (
     EXPERIMENTS,
     NETWORKS,
@@ -18,9 +18,16 @@ from softeq.experiments.images.architectures import (
     STENCILS,
     build_network,
     configure,
+    epoch_of,
     run,
+    settings_of,
+    tried_rates,
 )
 from softeq.experiments.images.checkpoints import QUANTITIES
+from softeq.experiments.training.comparison import PROTOCOL
+from softeq.experiments.training.loop import LoopSettings, Training
+from softeq.experiments.training.pace import Pace
+from softeq.experiments.training.trials import Trained
 from softeq.measure.motion.flows import FLOWS
 
 EXPERIMENT = EXPERIMENTS["cnn-vs-vit"]
@@ -46,7 +53,7 @@ def toy_images(name, sizes, generator, dtype):
 @pytest.fixture(autouse=True)
 def no_files(monkeypatch):
     monkeypatch.setattr(architectures, "default_dataset", lambda: "mnist-5000")
-    monkeypatch.setattr(architectures, "load_images", toy_images)
+    monkeypatch.setattr(cifar10, "load_images", toy_images)
 
 
 def tiny(variant, seed=0, **changes):
@@ -54,13 +61,14 @@ def tiny(variant, seed=0, **changes):
     config["data"]["sizes"] = [40, 20, 8]
     config["training"] |= {"batch_size": 20}
     config["measurement"] |= {"images": 2, "epochs": [0], "stencils": ["bspline", "reference"]}
-    return config | {"epochs": 2} | changes
+    return config | {"device": "cpu"} | changes
 
 
 def test_it_is_known_by_name_and_has_what_the_command_line_needs():
     assert registry.get("cnn-vs-vit") is EXPERIMENT
     assert set(EXPERIMENT.presets) == {"smoke", "default", "paper"}
-    assert EXPERIMENT.presets["default"] >= 3
+    assert min(EXPERIMENT.presets["default"], EXPERIMENT.presets["paper"]) >= 10
+    assert EXPERIMENT.protocol == PROTOCOL
     for family in ("cnn", "vit"):
         assert sum(variant.startswith(f"{family}-") for variant in EXPERIMENT.variants) >= 3
 
@@ -76,7 +84,8 @@ def test_configurations_are_complete_survive_json_and_differ_in_the_network_alon
     encoded = record.encode(configs[0])
     assert json.loads(json.dumps(encoded)) == encoded
     assert configs[0]["data"]["name"] == data
-    assert (configs[0]["seed"], configs[0]["dtype"], configs[0]["device"]) == (3, "float32", "cpu")
+    assert (configs[0]["seed"], configs[0]["dtype"]) == (3, "float32")
+    assert (configs[0]["protocol"], configs[0]["training"]["schedule"]) == (PROTOCOL, "plateau")
     assert 0 in configs[0]["measurement"]["epochs"]
     assert set(STENCILS) == {"bspline", "central", "reference"}
 
@@ -114,7 +123,8 @@ def test_a_run_measures_before_and_after_and_keeps_what_was_tried(variant, dtype
     config = tiny(variant, dtype=dtype, target_accuracy=0.0)
     metrics = run(config, lambda done, total: steps.append((done, total)))
     record.encode(metrics)
-    assert steps == [(i, 8) for i in range(1, 9)]  # two trials of one epoch, then two epochs, two steps each
+    # Two trials of one epoch, then two epochs, two steps each; and the end, which may come before the cap.
+    assert steps == [*((i, 8) for i in range(1, 9)), (8, 8)]
     assert [c["epoch"] for c in metrics["checkpoints"]] == [0, 2]
     assert metrics["matched_epoch"] == 0
     assert metrics["flows"] == list(FLOWS)
@@ -126,7 +136,10 @@ def test_a_run_measures_before_and_after_and_keeps_what_was_tried(variant, dtype
                 assert all(len(v) == 9 and min(v) > 0 and max(v) < math.inf for v in entry.values())
     assert [trial["lr"] for trial in metrics["trials"]] == config["learning_rates"]
     assert metrics["learning_rate"] in config["learning_rates"]
-    assert len(metrics["validation_accuracies"]) == len(metrics["train_losses"]) == 2
+    assert [step for step, _ in metrics["validation_errors"]] == [2, 4]
+    assert metrics["validation_errors"][-1][1] == pytest.approx(1 - metrics["checkpoints"][-1]["validation_accuracy"])
+    assert (metrics["epochs"], metrics["steps"], metrics["stopped"]) == (2, 4, "steps")
+    assert metrics["learning_rate_at_edge"] == 1  # of two
     assert metrics["test_accuracy"] == metrics["checkpoints"][-1]["test_accuracy"]
     wanted = {c.key for c in EXPERIMENT.columns} - {"translation_lee_central"}
     assert all(math.isfinite(metrics[key]) for key in wanted)
@@ -139,7 +152,7 @@ def test_a_run_repeats_itself_and_another_seed_is_another_run():
         metrics = run(config, ignore)
         for trial in metrics["trials"]:
             del trial["seconds_per_step"]
-        return {key: value for key, value in metrics.items() if not key.startswith("seconds")}
+        return {key: value for key, value in metrics.items() if "seconds" not in key}
 
     before = torch.get_rng_state()
     first = comparable(0)
@@ -158,3 +171,62 @@ def test_divergence_is_a_result():
     assert metrics["matched_epoch"] is None
     assert [c["epoch"] for c in metrics["checkpoints"]] == [0]
     record.encode(metrics)
+
+
+def test_a_training_ends_at_its_plateau_within_an_epoch_and_the_last_epoch_is_measured_there():
+    config = tiny("vit-stem", learning_rates=[1e-12], epochs=9, warmup_epochs=0.1, target_accuracy=2.0)
+    config["training"] |= {"patience": 1}  # nothing is learnt at this rate: the second validation shows it
+    config["measurement"] |= {"stencils": ["bspline"], "outputs": ["logits"]}
+    steps = []
+    metrics = run(config, lambda done, total: steps.append((done, total)))
+    assert (metrics["steps"], metrics["stopped"], metrics["epochs"]) == (6, "plateau", 3)
+    assert [c["epoch"] for c in metrics["checkpoints"]] == [0, 3]
+    assert steps[-1] == (20, 20)  # 18 of the cap, and one trial
+    config["training"] |= {"batch_size": 14}  # three steps an epoch: six, and two of the fall
+    metrics = run(config, ignore)
+    assert (metrics["steps"], metrics["epochs"]) == (8, 2.6667)
+    assert [c["epoch"] for c in metrics["checkpoints"]] == [0, 2.6667]
+    assert metrics["test_accuracy"] == metrics["checkpoints"][-1]["test_accuracy"]
+
+
+def test_a_trial_is_the_training_under_another_cap_with_the_same_warm_up_and_no_test():
+    config = configure("default", "vit-4", 0)
+    whole, trial = (settings_of(config, 157, trial=short) for short in (False, True))
+    assert {key for key in whole if whole[key] != trial[key]} == {"steps", "warmup", "equal_steps"}
+    assert (whole["steps"], trial["steps"], trial["equal_steps"]) == (40 * 157, 4 * 157, None)
+    rates = [[Pace(LoopSettings(**how, lr=1.0)).rate(step) for step in range(3 * 157)] for how in (whole, trial)]
+    assert rates[0] == pytest.approx(rates[1])
+    assert rates[0][155] < 1.0 == rates[0][157]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_run_on_a_gpu():
+    metrics = run(tiny("vit-stem", device="cuda", target_accuracy=0.0), ignore)
+    assert math.isfinite(metrics["test_accuracy"])
+    assert math.isfinite(metrics["translation_ratio_bspline"])
+
+
+def test_epochs():
+    assert [epoch_of(step, 3) for step in (0, 3, 8)] == [0, 1, 2.6667]
+    assert all(isinstance(epoch_of(step, 3), int) for step in (0, 3))
+
+
+@pytest.mark.parametrize(
+    ("best", "extensions", "rates"),
+    [
+        (3e-3, 3, [1e-3, 3e-3, 1e-2]),
+        (1e-2, 3, [1e-3, 3e-3, 1e-2, 0.033333]),
+        (0.1, 3, [1e-3, 3e-3, 1e-2, 0.033333, 0.11111, 0.37036]),
+        (0.1, 1, [1e-3, 3e-3, 1e-2, 0.033333]),
+        (1e-3, 3, [0.00033333, 1e-3, 3e-3, 1e-2]),
+        (1e-2, 0, [1e-3, 3e-3, 1e-2]),
+    ],
+)
+def test_a_list_of_rates_grows_where_its_best_stands_at_an_edge(best, extensions, rates):
+    def attempt(lr):
+        error = abs(math.log(lr / best))
+        return Trained(torch.nn.Identity(), {"lr": lr, "prior": None}, Training(validations=[(1, error)]))
+
+    trials = tried_rates(attempt, (1e-3, 3e-3, 1e-2), extensions)
+    assert [one.trial["lr"] for one in trials] == pytest.approx(rates, rel=1e-4)
+    assert len(tried_rates(attempt, (1e-3,), extensions)) == 1

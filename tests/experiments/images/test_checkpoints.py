@@ -31,7 +31,7 @@ HOW = {
     "batch_size": 2,
     "seed": 0,
 }
-CONFIG = {"measurement": HOW, "target_accuracy": 0.6, "epochs": 5}
+CONFIG = {"measurement": HOW, "target_accuracy": 0.6}
 
 
 @pytest.fixture
@@ -92,7 +92,10 @@ def test_checkpoints_are_those_asked_for_the_first_to_reach_the_target_and_the_l
     watch = Checkpoints(model, data, CONFIG)
     for epoch, validation_accuracy in enumerate((0.1, 0.5, 0.55, 0.7, 0.4, 0.9)):
         watch(epoch, validation_accuracy)
+    assert [c["epoch"] for c in watch.checkpoints] == [0, 2, 3]
+    watch.finish()
     assert [c["epoch"] for c in watch.checkpoints] == [0, 2, 3, 5]
+    assert watch.at(5)["validation_accuracy"] == 0.9
     assert watch.matched_epoch == 3
     assert watch.at(3)["validation_accuracy"] == 0.7
     assert watch.at(None) is None
@@ -102,8 +105,20 @@ def test_checkpoints_are_those_asked_for_the_first_to_reach_the_target_and_the_l
 def test_a_target_that_is_reached_at_an_epoch_to_measure_is_measured_once(model, data):
     watch = Checkpoints(model, data, CONFIG)
     watch(2, 0.6)
+    watch.finish()
     assert [c["epoch"] for c in watch.checkpoints] == [2]
     assert watch.matched_epoch == 2
+
+
+def test_the_last_epoch_may_be_a_part_of_one_and_is_measured_once(model, data):
+    watch = Checkpoints(model, data, CONFIG)
+    watch.finish()
+    assert watch.checkpoints == []
+    watch(2, 0.1)
+    watch(2.667, 0.2)
+    watch.finish()
+    watch.finish()
+    assert [c["epoch"] for c in watch.checkpoints] == [2, 2.667]
 
 
 def test_the_measured_images_are_the_first_of_the_test_split(model, data):
@@ -128,7 +143,9 @@ def test_the_tables_numbers_are_of_the_last_and_the_matched_epoch(model, data):
     watch(2, 0.7)
     nn.init.normal_(model[1].weight)
     watch(5, 0.9)
-    metrics = headline(watch, Training())
+    watch.finish()
+    metrics = headline(watch, Training(at_equal_steps=0.25))
+    assert metrics["test_accuracy_equal_steps"] == 0.25
     first, last = watch.checkpoints
     assert metrics["test_accuracy"] == last["test_accuracy"]
     for stencil in HOW["stencils"]:
@@ -142,12 +159,13 @@ def test_the_tables_numbers_are_of_the_last_and_the_matched_epoch(model, data):
 def test_no_matched_numbers_where_the_target_was_not_reached(model, data):
     watch = Checkpoints(model, data, CONFIG)
     watch(5, 0.5)
+    watch.finish()
     assert not any(key.startswith("matched") for key in headline(watch, Training()))
 
 
 def test_a_diverged_training_has_no_numbers_of_its_last_epoch(model, data):
     watch = Checkpoints(model, data, CONFIG)
     watch(0, 0.1)
-    metrics = headline(watch, Training(diverged_at_step=7))
-    assert metrics.pop("diverged_at_step") == 7
+    metrics = headline(watch, Training(diverged_at_step=7, at_equal_steps=0.5))
+    assert {"test_accuracy", "test_accuracy_equal_steps", "translation_lee_bspline"} <= metrics.keys()
     assert all(math.isnan(value) for value in metrics.values())

@@ -76,3 +76,8 @@ def test_soft_stands_against_every_arm_of_its_size(make_record):
     assert first.p == pytest.approx(min(1.0, 2 * alone.p))
     assert differences(records, "accuracy", reference="frozen") == {}
     assert differences(records[::2], "accuracy") == {}, "single pairs"
+
+
+def test_networks_that_are_no_arms_stand_against_nothing(make_record):
+    records = [make_record(variant=v, seed=s, accuracy=0.5 + s / 9) for v in ("cnn-max", "vit-7") for s in range(3)]
+    assert differences(records, "accuracy") == {}
