@@ -199,7 +199,7 @@ def test_a_trial_is_the_training_under_another_cap_with_the_same_warm_up_and_no_
     assert rates[0][155] < 1.0 == rates[0][157]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_run_on_a_gpu():
     metrics = run(tiny("vit-stem", device="cuda", target_accuracy=0.0), ignore)
     assert math.isfinite(metrics["test_accuracy"])
