@@ -9,29 +9,28 @@ all.
 
 All follow docs/protocol.md: each trains until its validation error has stopped improving, under one cap in epochs,
 since a step costs all six about the same (within a factor of two on one core). The learning rate rises over the first
-epoch, stays, and falls over the last quarter. It is chosen per model and seed on validation data, by trials that are
-the training itself under a cap of a few epochs: at full length they would multiply the compute by the number of rates.
-Such trials lean to high rates, for all networks alike. Where the best rate stands at an edge of its list, a further one
-is tried there. The arms are networks, not constraints, so that `training.tune` does not apply.
+epoch, stays, and falls over the last quarter. It is chosen per model and seed on validation data, in two stages: trials
+are the training itself under a cap of a few epochs, with a further rate where the best stands at an edge of its list;
+the two best are trained at full length. All at full length would double the compute again, and trials alone lean to
+high rates, at which a long training ends worse. The arms are networks, not constraints, so that `training.tune` does
+not apply.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from softeq.experiments.data.images import SIZE, default_dataset
-from softeq.experiments.engine.bookkeeping import ORDER, counter, device_for, generator_for, rounded
+from softeq.experiments.engine.bookkeeping import counter, device_for, rounded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
 from softeq.experiments.images.checkpoints import Checkpoints, headline
 from softeq.experiments.images.cifar10 import build_network, load
 from softeq.experiments.images.tasks import ImageTask
 from softeq.experiments.training.comparison import PROTOCOL, Size
-from softeq.experiments.training.loop import LoopSettings, train
-from softeq.experiments.training.trials import Trained, choose, train_trial
+from softeq.experiments.training.trials import Trained, Trial, choose, train_trial
 from softeq.measure.motion.flows import FLOWS
 
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
@@ -65,11 +64,12 @@ def _size(
     target: Mapping[str, float],
     epochs: Mapping[str, float],
     measured: int,
-    rates: tuple[tuple[float, ...], int] = (LEARNING_RATES, 3),
+    rates: tuple[tuple[float, ...], int, int] = (LEARNING_RATES, 3, 2),
 ) -> Size:
     """A preset: rows and target (a validation accuracy) by data set; ``epochs`` see `configure`; the images that are
-    measured; the learning rates, and how often their list may be extended."""
-    data = {"rows": rows, "target": target, "rates": list(rates[0]), "extensions": rates[1]}
+    measured; the learning rates, how often their list may be extended, and how many of them are trained at full length.
+    """
+    data = {"rows": rows, "target": target, "rates": list(rates[0]), "extensions": rates[1], "finalists": rates[2]}
     return Size(seeds, {}, data, epochs, measured=measured)
 
 
@@ -83,7 +83,7 @@ SIZES: Mapping[str, Size] = {
         {_FASHION: 0.3, _DIGITS: 0.3},
         {"epochs": 2, "trial_epochs": 1, "warmup_epochs": 0.2, "equal_epochs": 1},
         4,
-        ((3e-3, 1e-2), 0),
+        ((3e-3, 1e-2), 0, 1),
     ),
     "default": _size(
         10,
@@ -123,6 +123,7 @@ def configure(preset: str, variant: str, seed: int) -> Config:
         **size.training,
         "learning_rates": list(how["rates"]),
         "extensions": how["extensions"],
+        "finalists": how["finalists"],
         "target_accuracy": how["target"][data],
         "measurement": {
             "images": size.measured,
@@ -143,19 +144,49 @@ def configure(preset: str, variant: str, seed: int) -> Config:
 def run(config: Config, progress: Progress) -> Metrics:
     """Choose the learning rate, train, measure at the checkpoints. A training that diverges gives NaN, no exception."""
     task, per_epoch = task_of(config)
-    total = settings_of(config, per_epoch)["steps"]
-    short = settings_of(config, per_epoch, trial=True)
-    total += short["steps"] * (len(config["learning_rates"]) + config["extensions"])
+    short, whole = (settings_of(config, per_epoch, trial=trial) for trial in (True, False))
+    total = short["steps"] * (len(config["learning_rates"]) + config["extensions"])
+    total += whole["steps"] * config["finalists"]
     on_step = counter(progress, total)
 
     def tried(lr: float) -> Trained:
-        how = {**config, "training": short, "rule": "fixed", "augment": None}
-        return train_trial(task, functools.partial(build_network, config), {"lr": lr, "prior": None}, how, on_step)
+        return train_trial(
+            task, lambda: build_network(config), _trial(lr), {**config, **_PLAIN, "training": short}, on_step
+        )
 
     began = time.perf_counter()
     trials = tried_rates(tried, config["learning_rates"], config["extensions"])
-    place = choose(trials)
     seconds_trials = time.perf_counter() - began
+    rates = [one.trial["lr"] for one in trials]
+    best = sorted(trials, key=lambda one: one.error)[: config["finalists"]]
+    finals = [watched(config, task, per_epoch, one.trial["lr"], on_step) for one in best]
+    chosen, watch = finals[choose([one for one, _ in finals])]
+    training = chosen.training
+    progress(total, total)
+    return {
+        **headline(watch, training),
+        **training.to_record(),
+        "epochs": epoch_of(training.steps, per_epoch),
+        "learning_rate": chosen.trial["lr"],
+        "learning_rate_at_edge": int(chosen.trial["lr"] in (rates[0], rates[-1])),
+        "trials": [one.to_record() for one in trials],
+        "finals": [one.to_record() for one, _ in finals],
+        "matched_epoch": watch.matched_epoch,
+        "flows": list(FLOWS),
+        "checkpoints": watch.checkpoints,
+        "pixel_mean": task.data.mean,
+        "pixel_std": task.data.std,
+        "parameters": sum(p.numel() for p in chosen.model.parameters()),
+        "training_seconds": rounded(training.steps * training.seconds_per_step),
+        "seconds_trials": round(seconds_trials, 3),
+        "seconds_measuring": round(sum(one.seconds for _, one in finals), 3),
+    }
+
+
+def watched(
+    config: Config, task: ImageTask, per_epoch: int, lr: float, on_step: Callable[[], None]
+) -> tuple[Trained, Checkpoints]:
+    """A training at full length with what was measured on its way."""
     model = build_network(config)
     watch = Checkpoints(model, task.data, config)
     watch(0, 1 - task.validation_error(model))
@@ -163,28 +194,18 @@ def run(config: Config, progress: Progress) -> Metrics:
     def after(step: int, error: float) -> None:
         watch(epoch_of(step, per_epoch), 1 - error)
 
-    own = LoopSettings(**settings_of(config, per_epoch), lr=trials[place].trial["lr"])
-    training = train(model, task, own, generator_for(config["seed"], ORDER), on_step=on_step, after_validation=after)
-    if not training.diverged_at_step:
+    how = {**config, **_PLAIN, "training": settings_of(config, per_epoch)}
+    one = train_trial(task, lambda: model, _trial(lr), how, on_step, after)
+    if not one.training.diverged_at_step:
         watch.finish()
-    progress(total, total)
-    return {
-        **headline(watch, training),
-        **training.to_record(),
-        "epochs": epoch_of(training.steps, per_epoch),
-        "learning_rate": own.lr,
-        "learning_rate_at_edge": int(place in (0, len(trials) - 1)),
-        "trials": [one.to_record() for one in trials],
-        "matched_epoch": watch.matched_epoch,
-        "flows": list(FLOWS),
-        "checkpoints": watch.checkpoints,
-        "pixel_mean": task.data.mean,
-        "pixel_std": task.data.std,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "training_seconds": rounded(training.steps * training.seconds_per_step),
-        "seconds_trials": round(seconds_trials, 3),
-        "seconds_measuring": round(watch.seconds, 3),
-    }
+    return one, watch
+
+
+_PLAIN = {"rule": "fixed", "augment": None}
+
+
+def _trial(lr: float) -> Trial:
+    return {"lr": lr, "prior": None}
 
 
 def tried_rates(attempt: Callable[[float], Trained], rates: Sequence[float], extensions: int) -> list[Trained]:
@@ -265,8 +286,9 @@ EXPERIMENTS: dict[str, Experiment] = {
             "LEE: mean over images of ||Lf||^2 / ||f||^2 of the logits, per squared pixel, mean of both translations.",
             "Over noise: the median over images of LEE over that of a random tangent of the same size.",
             "Matched accuracy: the first epoch that reaches the common validation accuracy in config.target_accuracy.",
-            "Learning rates: chosen per model and seed on validation data, the same trials for every model."
-            " A list is extended where the best stands at its edge.",
+            "Learning rates: chosen per model and seed on validation data: short trials, further ones where the best"
+            " stands at an edge of the list, then the two best at full length.",
+            "Training, s: of the chosen training alone.",
         ),
         protocol=PROTOCOL,
         plot=_plot,

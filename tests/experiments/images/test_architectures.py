@@ -145,12 +145,26 @@ def test_a_run_measures_before_and_after_and_keeps_what_was_tried(variant, dtype
     assert all(math.isfinite(metrics[key]) for key in wanted)
 
 
+def test_the_best_rates_of_the_trials_are_trained_at_full_length_and_validation_data_choose():
+    config = tiny("cnn-max", learning_rates=[1e-9, 1e-3, 1e20], finalists=2)
+    config["measurement"] |= {"stencils": ["bspline"], "outputs": ["logits"]}
+    metrics = run(config, ignore)
+    first, second = metrics["finals"]
+    trials = {trial["lr"]: trial["validation_error"] for trial in metrics["trials"]}
+    assert trials[first["lr"]] <= trials[second["lr"]]
+    assert {first["lr"], second["lr"]} == {1e-9, 1e-3}
+    best = min(metrics["finals"], key=lambda one: one["validation_error"])
+    assert (metrics["learning_rate"], metrics["validation_error"]) == (best["lr"], best["validation_error"])
+    assert metrics["learning_rate_at_edge"] == int(best["lr"] == 1e-9)
+    assert first["steps"] == second["steps"] == 4
+
+
 def test_a_run_repeats_itself_and_another_seed_is_another_run():
     def comparable(seed):
         config = tiny("vit-stem", seed)
         config["measurement"] |= {"stencils": ["bspline"], "outputs": ["logits"]}
         metrics = run(config, ignore)
-        for trial in metrics["trials"]:
+        for trial in (*metrics["trials"], *metrics["finals"]):
             del trial["seconds_per_step"]
         return {key: value for key, value in metrics.items() if "seconds" not in key}
 
