@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from benchmarks import (
@@ -36,6 +37,8 @@ BENCHMARKS: dict[str, tuple[str, Callable[..., Report]]] = {
     prior_step.NAME: ("a step under a prior and under the rules that choose it", prior_step.run),
     derivative.NAME: ("all flows of an audit against one forward pass", derivative.run),
 }
+ON_A_GPU = (layers.NAME, networks.NAME, prior_step.NAME, derivative.NAME)
+"""Those that take ``--device``; the others compute on the CPU alone."""
 _BUSY = 0.5
 _PAGE = 180  # columns, where nobody looks on and nothing need be squeezed
 
@@ -52,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"expected names among {', '.join(BENCHMARKS)}, got {', '.join(unknown)}")
+    _check_device(parser, options)
     console, errors = Console(width=None if sys.stdout.isatty() else _PAGE), Console(stderr=True)
     if options.list:
         for name, (what, _) in BENCHMARKS.items():
@@ -65,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             errors.print(f"--out: expected a folder to write into, got {options.out}: {error.strerror}", markup=False)
             return 2
-    console.print(environment(), markup=False, highlight=False)
+    console.print(environment(options.device), markup=False, highlight=False)
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > _BUSY:
         console.print("Other work is running here: trust one-thread ratios; two threads then wait for each other.")
     return _run(options, console, errors)
@@ -73,14 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, console: Console, errors: Console) -> int:
     failed = 0
-    threads = tuple(dict.fromkeys(options.threads)) if options.threads else thread_counts()
-    for name in dict.fromkeys(options.names or BENCHMARKS):
+    on_gpu = options.device == "cuda"
+    default = (1,) if on_gpu else thread_counts()
+    threads = tuple(dict.fromkeys(options.threads)) if options.threads else default
+    for name in dict.fromkeys(options.names or (ON_A_GPU if on_gpu else BENCHMARKS)):
+        more = {"device": options.device} if name in ON_A_GPU else {}
         began = time.perf_counter()
         try:
             with errors.status(name) as status:
                 # A screen shows what is under way in one line; a log gets a line each.
                 say = status.update if errors.is_terminal else lambda what: errors.print(what, highlight=False)
-                report = BENCHMARKS[name][1](quick=options.quick, threads=threads, say=say)
+                report = BENCHMARKS[name][1](quick=options.quick, threads=threads, say=say, **more)
         except RuntimeError as error:
             errors.print(f"{name}: {error}", markup=False)
             failed = 1
@@ -89,8 +96,18 @@ def _run(options: argparse.Namespace, console: Console, errors: Console) -> int:
         report.print(console)
         console.print(f"{name}: {seconds:.0f} s\n", style="dim", highlight=False)
         if options.out is not None:
-            append_rows(options.out / "benchmarks.jsonl", report.rows, seconds)
+            append_rows(options.out / "benchmarks.jsonl", report.rows, seconds, options.device)
     return failed
+
+
+def _check_device(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.device == "cpu":
+        return
+    without = [name for name in options.names if name not in ON_A_GPU]
+    if without:
+        parser.error(f"--device cuda: expected names among {', '.join(ON_A_GPU)}, got {', '.join(without)}: CPU alone")
+    if not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="N",
         help="of layers and networks; may be given again (1 and 2); where other work runs, trust 1 alone",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help=f"cuda: the GPU, for {', '.join(ON_A_GPU)}, which are then what runs without a name",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="append JSON lines to DIR/benchmarks.jsonl")
     parser.add_argument("--list", action="store_true", help="say what there is and stop")

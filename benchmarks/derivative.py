@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from benchmarks.derivative_arms import BATCH, CHUNKED, FORWARD, MODELS, NINE, PUBLISHED, arm, prepared
@@ -36,7 +35,7 @@ def run(
     models: Sequence[str] = MODELS,
     blocks: int = 5,
     block_seconds: float = 0.1,
-    device: str = "auto",
+    device: str = "cpu",
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Measures every model; memory in a process per arm.
@@ -47,11 +46,9 @@ def run(
         rows: images in the batch.
         models: timm names, random weights.
         blocks, block_seconds: see `interleaved`.
-        device: ``cpu``, ``cuda`` or ``auto``.
+        device: ``cpu`` or ``cuda``.
         say: told what is under way.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if quick:
         models, rows, blocks = ("resnet18",), 1, min(blocks, 3)
     done: list[Row] = []
@@ -70,20 +67,9 @@ def run(
 
 def _timed(name: str, rows: int, device: str, threads: int, blocks: int, block_seconds: float) -> list[Row]:
     model, x = prepared(name, rows, device)
-    steps = {kind: _synchronised(arm(kind, model, x), device) for kind in (FORWARD, NINE, CHUNKED, PUBLISHED)}
-    taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds)
+    steps = {kind: arm(kind, model, x) for kind in (FORWARD, NINE, CHUNKED, PUBLISHED)}
+    taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds, device=device)
     return compared(NAME, f"{_CASE}{name}", taken, FORWARD, threads)
-
-
-def _synchronised(call: Callable[[], object], device: str) -> Callable[[], object]:
-    if device != "cuda":
-        return call
-
-    def step() -> None:
-        call()
-        torch.cuda.synchronize()
-
-    return step
 
 
 def _memory(name: str, rows: int, device: str, say: Callable[[str], None]) -> dict[str, Any]:

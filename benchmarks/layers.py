@@ -65,17 +65,17 @@ def inference_arms(channels: int = 384) -> dict[str, nn.Module]:
     return {PLAIN: plain, "folded": fold(soft), "not folded": soft}
 
 
-def batch(rows: int, channels: int) -> tuple[Tensor, Tensor]:
+def batch(rows: int, channels: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Inputs that want a gradient, and a gradient at the output, ``(rows, channels)`` each."""
     generator = torch.Generator().manual_seed(0)
     x, grad = torch.randn(2, rows, channels, generator=generator).unbind()
-    return x.clone().requires_grad_(), grad.clone()
+    return x.clone().to(device).requires_grad_(), grad.clone().to(device)
 
 
 def training_step(module: nn.Module, forward: Forward, x: Tensor, grad: Tensor) -> Callable[[], None]:
     """A function that runs one step and leaves the gradients behind."""
     leaves = [x, *module.parameters()]
-    one = torch.ones(())
+    one = torch.ones((), device=x.device)
 
     def step() -> None:
         for leaf in leaves:
@@ -94,6 +94,7 @@ def run(
     rows: int = 500,
     blocks: int = 25,
     block_seconds: float = 0.06,
+    device: str = "cpu",
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Measures every arm, eager and compiled.
@@ -103,42 +104,42 @@ def run(
         threads: the numbers of threads to measure on, one after the other.
         channels, rows: the layer's width and the batch.
         blocks, block_seconds: see `interleaved`.
+        device: ``cpu`` or ``cuda``.
         say: told what is under way.
     """
     blocks = min(blocks, 9) if quick else blocks
 
     def trained(count: int, mode: str) -> list[Row]:
         say(f"layers: {mode}, threads: {count}")
-        steps, compiling = _steps(arms(channels), mode, batch(rows, channels))
-        taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds)
+        built = {name: (module.to(device), forward) for name, (module, forward) in arms(channels).items()}
+        steps, compiling = _steps(built, mode, batch(rows, channels, device), device)
+        taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds, device=device)
         return compared(NAME, f"training step, {mode}", taken, TWIN, count, compiling)
 
     def inferred(count: int) -> list[Row]:
-        return _infer(inference_arms(channels), batch(rows, channels)[0].detach(), count, blocks, block_seconds)
+        layers = {name: layer.to(device) for name, layer in inference_arms(channels).items()}
+        x = batch(rows, channels, device)[0].detach()
+        with torch.inference_mode():
+            steps = {name: lambda layer=layer: layer(x) for name, layer in layers.items()}
+            taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds, device=device)
+        return compared(NAME, "inference, eager", taken, PLAIN, count)
 
     done, remarks = in_both_modes(threads, trained, inferred, quick=quick)
     return Report(done, [_table(done, channels, rows)], remarks)
 
 
 def _steps(
-    built: Mapping[str, tuple[nn.Module, Forward]], mode: str, data: tuple[Tensor, Tensor]
+    built: Mapping[str, tuple[nn.Module, Forward]], mode: str, data: tuple[Tensor, Tensor], device: str
 ) -> tuple[dict[str, Callable[[], None]], dict[str, float]]:
     """The steps by arm, and the seconds that the first call of each took where it was compiled."""
     steps, compiling = {}, {}
     for name, (module, forward) in built.items():
         if mode == "compiled":
             steps[name] = training_step(module, torch.compile(forward), *data)
-            compiling[name] = seconds_of(steps[name])
+            compiling[name] = seconds_of(steps[name], device)
         else:
             steps[name] = training_step(module, forward, *data)
     return steps, compiling
-
-
-def _infer(layers: Mapping[str, nn.Module], x: Tensor, threads: int, blocks: int, block_seconds: float) -> list[Row]:
-    with torch.inference_mode():
-        steps = {name: lambda layer=layer: layer(x) for name, layer in layers.items()}
-        taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds)
-    return compared(NAME, "inference, eager", taken, PLAIN, threads)
 
 
 def _table(rows: Sequence[Row], channels: int, batch_rows: int) -> Table:

@@ -55,9 +55,9 @@ def arms(channels: int = 384, layers: int = 3) -> dict[str, tuple[nn.Module, Los
     }
 
 
-def batch(rows: int) -> tuple[Tensor, Tensor]:
+def batch(rows: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Inputs ``(rows, 20)`` and inertia tensors ``(rows, 9)``."""
-    data = inertia_data(0, sizes=(rows, 1, 1))
+    data = inertia_data(0, sizes=(rows, 1, 1)).to(device)
     return data.x_train, data.y_train
 
 
@@ -81,6 +81,7 @@ def run(
     rows: int = 500,
     blocks: int = 15,
     block_seconds: float = 0.1,
+    device: str = "cpu",
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Measures every arm, eager and compiled.
@@ -90,6 +91,7 @@ def run(
         threads: the numbers of threads to measure on; compiled, on the last one alone (compiling takes minutes).
         channels, rows: the width and the batch.
         blocks, block_seconds: see `interleaved`.
+        device: ``cpu`` or ``cuda``.
         say: told what is under way.
     """
     done: list[Row] = []
@@ -98,8 +100,9 @@ def run(
 
     def trained(count: int, mode: str) -> list[Row]:
         say(f"networks: {mode}, threads: {count}")
-        steps, compiling = _steps(arms(channels), mode, batch(rows), say)
-        taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds)
+        built = {name: (module.to(device), loss) for name, (module, loss) in arms(channels).items()}
+        steps, compiling = _steps(built, mode, batch(rows, device), device, say)
+        taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds, device=device)
         return compared(NAME, f"{_CASE}{mode}", taken, TWIN, count, compiling)
 
     for count in threads[:1] if quick else threads:
@@ -115,7 +118,11 @@ def run(
 
 
 def _steps(
-    built: Mapping[str, tuple[nn.Module, Loss]], mode: str, data: tuple[Tensor, Tensor], say: Callable[[str], None]
+    built: Mapping[str, tuple[nn.Module, Loss]],
+    mode: str,
+    data: tuple[Tensor, Tensor],
+    device: str,
+    say: Callable[[str], None],
 ) -> tuple[dict[str, Callable[[], None]], dict[str, float]]:
     """The steps by arm, and the seconds that the first call of each took where it was compiled."""
     steps, compiling = {}, {}
@@ -123,7 +130,7 @@ def _steps(
         if mode == "compiled":
             say(f"networks: compiling {name}")
             steps[name] = training_step(module, torch.compile(loss), *data)
-            compiling[name] = seconds_of(steps[name])
+            compiling[name] = seconds_of(steps[name], device)
         else:
             steps[name] = training_step(module, loss, *data)
     return steps, compiling

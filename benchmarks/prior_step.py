@@ -38,8 +38,9 @@ def network(channels: int) -> nn.Module:
 
 
 def steps_of(arm: str, channels: int, data: tuple[Tensor, Tensor]) -> Callable[[], None]:
-    """A function that runs five training steps of this arm."""
-    model, (x, y) = network(channels), data
+    """A function that runs five training steps of this arm, where the data are."""
+    x, y = data
+    model = network(channels).to(x.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
 
     def without(penalised: bool) -> None:
@@ -76,6 +77,7 @@ def run(
     rows: int = 500,
     blocks: int = 15,
     block_seconds: float = 0.3,
+    device: str = "cpu",
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Measures every arm, eager.
@@ -85,13 +87,15 @@ def run(
         threads: the first number alone is used.
         channels, rows: the width and the batch.
         blocks, block_seconds: see `interleaved`.
+        device: ``cpu`` or ``cuda``.
         say: told what is under way.
     """
     say("prior-step")
     with using_threads(threads[0]), warnings.catch_warnings():
         warnings.simplefilter("ignore", SofteqWarning)
-        steps = {arm: steps_of(arm, channels, batch(rows)) for arm in ARMS}
-        taken = interleaved(steps, blocks=min(blocks, 5) if quick else blocks, block_seconds=block_seconds)
+        steps = {arm: steps_of(arm, channels, batch(rows, device)) for arm in ARMS}
+        blocks = min(blocks, 5) if quick else blocks
+        taken = interleaved(steps, blocks=blocks, block_seconds=block_seconds, device=device)
     taken = {arm: [seconds / _STEPS for seconds in each] for arm, each in taken.items()}
     own = {arm: taken[arm] for arm in (PLAIN, ARMS[1], FIXED)}
     rules = {arm: taken[arm] for arm in ARMS[2:]}

@@ -128,18 +128,19 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cap
     return made
 
 
-def environment() -> str:
+def environment(device: str = "cpu") -> str:
     """One line: device, cores, versions, and how busy the machine was in the last minute."""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    gpu = f"cuda ({torch.cuda.get_device_name()}), " if device == "cuda" else ""
     return (
-        f"cpu ({platform.machine()}, {os.cpu_count()} cores{load}), {torch.get_default_dtype()}, "
+        f"{gpu}cpu ({platform.machine()}, {os.cpu_count()} cores{load}), {torch.get_default_dtype()}, "
         f"torch {torch.__version__}, python {platform.python_version()}"
     )
 
 
-def append_rows(path: Path, rows: Sequence[Row], seconds: float) -> None:
+def append_rows(path: Path, rows: Sequence[Row], seconds: float, device: str = "cpu") -> None:
     """One JSON line per row, with where the numbers come from; ``seconds`` is the whole benchmark's."""
-    origin = of_run({"device": "cpu"}, seconds)
+    origin = of_run({"device": device}, seconds)
     with path.open("a", encoding="utf-8") as file:
         for row in rows:
             fields = asdict(row)

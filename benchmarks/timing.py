@@ -45,7 +45,7 @@ def ratios(of: Sequence[float], to: Sequence[float]) -> Spread:
 
 
 def interleaved(
-    steps: Mapping[str, Callable[[], object]], *, blocks: int, block_seconds: float
+    steps: Mapping[str, Callable[[], object]], *, blocks: int, block_seconds: float, device: str = "cpu"
 ) -> dict[str, list[float]]:
     """Seconds per call of every step, one number per block.
 
@@ -56,27 +56,37 @@ def interleaved(
         steps: by name, what to call.
         blocks: how many numbers per step.
         block_seconds: about how long one step keeps the floor; at least one call.
+        device: where the steps compute; on ``cuda`` the clock is read when all that was asked for is done.
     """
-    calls = {name: max(1, round(block_seconds / _warm_up(step, block_seconds))) for name, step in steps.items()}
+    wait = waiting(device)
+    calls = {name: max(1, round(block_seconds / _warm_up(step, block_seconds, wait))) for name, step in steps.items()}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for block in range(blocks):
         first = block % len(names)
         for name in names[first:] + names[:first]:
             step = steps[name]
+            wait()
             began = time.perf_counter()
             for _ in range(calls[name]):
                 step()
+            wait()
             taken[name].append((time.perf_counter() - began) / calls[name])
     return taken
 
 
-def _warm_up(step: Callable[[], object], seconds: float) -> float:
+def waiting(device: str) -> Callable[[], None]:
+    """A function that returns when the device has done what it was asked for; a CPU has, always."""
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
+
+
+def _warm_up(step: Callable[[], object], seconds: float, wait: Callable[[], None]) -> float:
     """Calls ``step`` for a while, at least twice; the fastest call's seconds."""
     fastest, until = float("inf"), time.perf_counter() + seconds
     for call in range(1000):
         began = time.perf_counter()
         step()
+        wait()
         now = time.perf_counter()
         fastest = min(fastest, now - began)
         if call and now > until:
@@ -125,8 +135,10 @@ def cold_compiler() -> Iterator[None]:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
-def seconds_of(step: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
+def seconds_of(step: Callable[[], object], device: str = "cpu") -> float:
+    """Wall seconds of one call, on ``cuda`` until it is done."""
+    wait = waiting(device)
     began = time.perf_counter()
     step()
+    wait()
     return time.perf_counter() - began

@@ -182,6 +182,12 @@ def wait_for():
     return wait
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Where a test that knows no difference computes: on the CPU, and on a GPU where there is one."""
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)

@@ -30,10 +30,11 @@ class Copy:
         for name, value in _tensors(model):
             value.copy_(self.values[name])
         if optimizer is not None:
+            groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
             for name, parameter in model.named_parameters():
                 optimizer.state.pop(parameter, None)
                 if name in self.optimizer:
-                    optimizer.state[parameter] = self.optimizer[name]
+                    optimizer.state[parameter] = _placed(self.optimizer[name], parameter, groups[id(parameter)])
             self.optimizer = {}
 
     def drop(self) -> None:
@@ -61,6 +62,18 @@ class Copy:
         for name, value in state["values"].items():
             self.values[name] = value.clone() if name not in self.values else self.values[name].copy_(value)
         self.optimizer = {name: {k: _cloned(v) for k, v in own.items()} for name, own in state["optimizer"].items()}
+
+
+def _placed(state: Mapping[str, Any], parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's state of a parameter where the parameter is, as a checkpoint may have been read elsewhere.
+
+    A count of steps, 0-d, is on the CPU but for optimizers that count on the device.
+    """
+    on_device = any(group.get(flag) for flag in ("fused", "capturable"))
+    return {
+        key: value.to(parameter.device if value.ndim or on_device else "cpu") if isinstance(value, Tensor) else value
+        for key, value in state.items()
+    }
 
 
 def _cloned(value: Any) -> Any:

@@ -282,8 +282,9 @@ class Learned(Rule):
                 own.load(kept)
         self.noise, self._noise_sum, self._noise_weight = (float(value) for value in state["noise"])
         self._scale, self.loss_per_nat = state["scale"], float(state["loss_per_nat"])
-        self._draws.set_state(state["generators"][0])
-        self._signs.set_state(state["generators"][1])
+        # A checkpoint read with map_location has them on a GPU; generators are on the CPU.
+        self._draws.set_state(state["generators"][0].cpu())
+        self._signs.set_state(state["generators"][1].cpu())
         self._renew_prior()
 
 

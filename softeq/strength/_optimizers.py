@@ -37,6 +37,19 @@ class Metric(NamedTuple):
     fresh: Number = 0.0
     kept: Number = 0.0
 
+    def unless(self, overflowed: Tensor) -> Metric:
+        """This metric, or one that moves nothing where a 0-d tensor is not 0: its device need not be waited for."""
+        went = overflowed == 0
+
+        def instead(value: Number, other: float) -> Number:
+            if isinstance(value, float) and value == other:
+                return value
+            return torch.where(went, torch.as_tensor(value, dtype=torch.float64, device=went.device), other)
+
+        offset = self.offset if self.square is None else instead(self.offset, 1.0)
+        numbers = (instead(value, 0.0) for value in (self.decay, self.fresh, self.kept))
+        return Metric(instead(self.rate, 0.0), self.square, offset, *numbers)
+
 
 class Metrics:
     """The metrics of the step that an optimizer has just taken; numbers that parameters share are computed once."""
@@ -52,8 +65,11 @@ class Metrics:
         if not state:
             return (self._numbers(group, {}, 0.0) if type(self.optimizer) is SGD else Metric(0.0)), 0.0
         step = _number(state.get("step", 0.0))
+        if "step" in state and isinstance(step, float) and step == 0:  # a scaler has left out all steps so far
+            return Metric(0.0), 0.0
         if isinstance(step, Tensor):
-            shared = self._numbers(group, state, step)
+            # Wide: of 1 - beta2^step few digits are left in single precision.
+            shared = self._numbers(group, state, step.double())
         else:
             key = id(group), step
             found = self._known.get(key)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from softeq._blocks import Basis, OrbitBasis
+from softeq._kernels import unsharded
 from softeq.errors import SofteqValueError
 from softeq.solve import EquivariantProjector
 from softeq.strength._charges import Charge, merged_precision
@@ -66,7 +67,7 @@ class PriorStep:
         """
         check_optimizer(optimizer)
         groups, metrics = _groups(optimizer), Metrics(optimizer)
-        stepped = self._watch(optimizer).stepped()
+        stepped, overflowed = self._watch(optimizer).stepped()
         plain: list[_Plain] = []
         for pull in pulls:
             parameter = pull.charge.parameter
@@ -82,6 +83,8 @@ class PriorStep:
             metric, taken = metrics.of(group, parameter)
             if not self._moved(optimizer, parameter, stepped, taken):
                 continue
+            if overflowed is not None:
+                metric = metric.unless(overflowed.to(parameter.device))
             _take_back(parameter, metric, metrics)
             if pull.charge.projector is not None:
                 _solve(parameter, pull.mean, metric, pull, pull.charge.projector)
@@ -107,7 +110,7 @@ class PriorStep:
         return watch
 
     def _moved(self, optimizer: Optimizer, parameter: nn.Parameter, stepped: bool, taken: Number) -> bool:
-        # Comparing a tensor would make its device wait; an optimizer that has one leaves no step out.
+        # Comparing a tensor would make its device wait; what a scaler leaves out there is known as ``overflowed``.
         if isinstance(taken, Tensor) or type(optimizer) is SGD:
             return stepped and parameter.grad is not None
         before, self._seen[id(parameter)] = self._seen.get(id(parameter), 0.0), taken
@@ -115,19 +118,39 @@ class PriorStep:
 
 
 class _Watch:
-    """Whether an optimizer has stepped since it was asked last: a gradient scaler leaves steps out."""
+    """Whether an optimizer has stepped since it was asked last: a gradient scaler leaves steps out.
+
+    Of a fused optimizer it calls ``step`` all the same, and tells it on its device to do nothing.
+    """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self._flag = True  # the first step was taken before anybody looked on
+        self._overflowed: Tensor | None
+        # The first step was taken before anybody looked on; its gradients still say how it went.
+        self._flag, self._overflowed = _finite(optimizer), None
         optimizer.register_step_post_hook(self._set)
 
     def _set(self, *_: object) -> None:
-        self._flag = True
+        self._flag, self._overflowed = True, getattr(self.optimizer, "found_inf", None)
 
-    def stepped(self) -> bool:
-        flag, self._flag = self._flag, False
-        return flag
+    def stepped(self) -> tuple[bool, Tensor | None]:
+        """Whether ``step`` was called; and, 0-d and not 0 if so, whether a scaler made a fused one do nothing.
+
+        The second is ``None`` where that is known to be false; on a CPU the first then says it all.
+        """
+        flag, overflowed = self._flag, self._overflowed
+        self._flag, self._overflowed = False, None
+        if overflowed is not None and overflowed.device.type == "cpu":
+            return flag and float(overflowed) == 0, None
+        return flag, overflowed
+
+
+def _finite(optimizer: Optimizer) -> bool:
+    """Whether all gradients are finite: where one is not, a scaler has left the step out."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    # As tensors until the end: a device is waited for once.
+    wrong = [~unsharded(gradient.sum(dtype=torch.float64)).isfinite() for gradient in gradients]
+    return not wrong or not bool(torch.stack([one.to(wrong[0].device) for one in wrong]).any())
 
 
 def _groups(optimizer: Optimizer) -> dict[int, dict[str, object]]:

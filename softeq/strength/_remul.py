@@ -104,4 +104,4 @@ class Remul(Rule):
         return {"generator": self._generator.get_state()}
 
     def _load(self, state: Any) -> None:
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())

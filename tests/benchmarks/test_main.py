@@ -1,8 +1,10 @@
 """The command: what it lists, refuses, prints and keeps."""
 
+import functools
 import json
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
 from benchmarks import networks
@@ -12,7 +14,8 @@ from benchmarks import networks
 def tiny(monkeypatch):
     """A benchmark in the place of the real one: the network's, small."""
 
-    def run(*, quick, threads, say):
+    def run(*, quick, threads, say, device):
+        assert device == "cpu"
         say("under way")
         return networks.run(quick=True, threads=threads, channels=30, rows=6, blocks=2, block_seconds=0.0, say=say)
 
@@ -59,6 +62,33 @@ def test_unknown_name(capsys):
     assert stopped.value.code == 2
     names = "solver, solver-suite, layers, networks, convolutions, irreps, prior-step, derivative"
     assert f"expected names among {names}, got layer" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["layers", "--device", "cuda"])
+    assert stopped.value.code == 2
+    assert "--device cuda: torch finds no GPU here" in capsys.readouterr().err
+
+
+def test_a_benchmark_that_computes_on_the_cpu_alone(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["layers", "solver", "--device", "cuda"])
+    assert stopped.value.code == 2
+    assert "got solver: CPU alone" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["layers", "networks", "prior-step"])
+def test_on_a_gpu_rows_name_it(name, tmp_path, monkeypatch):
+    what, run = command.BENCHMARKS[name]
+    small = functools.partial(run, channels=30, rows=6, blocks=2, block_seconds=0.0)
+    monkeypatch.setitem(command.BENCHMARKS, name, (what, small))
+    assert command.main([name, "--quick", "--device", "cuda", "--out", str(tmp_path)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "benchmarks.jsonl").read_text().splitlines()]
+    assert {row["provenance"]["device"] for row in rows} == {f"cuda ({torch.cuda.get_device_name()})"}
+    assert all(row["seconds"]["min"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "two"])

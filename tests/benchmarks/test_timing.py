@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from benchmarks.timing import Spread, digits, interleaved, ratios, thread_counts, using_threads
+from benchmarks.timing import Spread, digits, interleaved, ratios, seconds_of, thread_counts, using_threads
 
 
 def test_spread_is_the_median_with_both_ends():
@@ -46,6 +46,16 @@ def test_a_block_is_divided_by_its_calls():
     taken = interleaved({"sleep": lambda: time.sleep(0.002)}, blocks=2, block_seconds=0.01)
     # Sleeping takes at least its time: a sum over the block's calls that was not divided would be five times that.
     assert all(seconds >= 0.002 for seconds in taken["sleep"])
+
+
+def test_on_a_gpu_the_clock_is_read_when_all_is_done(monkeypatch):
+    order = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("wait"))
+    interleaved({"a": lambda: order.append("a")}, blocks=2, block_seconds=0.0, device="cuda")
+    assert order[-6:] == ["wait", "a", "wait"] * 2
+    order.clear()
+    seconds_of(lambda: order.append("a"), "cuda")
+    assert order == ["a", "wait"]
 
 
 def test_threads_are_put_back():

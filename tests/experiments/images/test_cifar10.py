@@ -173,3 +173,12 @@ def test_absent_and_damaged_files_are_told_of(files, monkeypatch):
 def test_a_gpu_that_is_not_there_is_told_of():
     with pytest.raises(SofteqValueError, match="expected a GPU"):
         run(tiny("cifar10", "hard", device="cuda"), ignore)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "variant"), [("cifar10", "soft"), ("fashion-mnist", "none-augmented")])
+def test_a_gpu_gives_what_a_cpu_gives(files, name, variant):
+    there, here = (run(tiny(name, variant, dtype="float64", device=device)) for device in ("cuda", "cpu"))
+    assert there["trials"][0]["train_losses"] == pytest.approx(here["trials"][0]["train_losses"], rel=1e-6)
+    assert there["lee"] == pytest.approx(here["lee"], rel=1e-4)
+    record.encode(there)

@@ -198,3 +198,12 @@ def test_the_packaged_network_is_softened_without_a_change_of_its_outputs(monkey
     x = torch.randn(2, 3, 56, 56)
     torch.testing.assert_close(soft(x), plain(x), atol=1e-4, rtol=1e-4)
     assert sum(isinstance(m, SoftConv2d) for m in soft.modules()) == 49  # all of its convolutions
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", ["soft", "frozen"])
+def test_a_gpu_gives_what_a_cpu_gives(variant):
+    there, here = (run(tiny(variant, dtype="float64", device=device), ignore) for device in ("cuda", "cpu"))
+    assert there["trials"][0]["train_losses"] == pytest.approx(here["trials"][0]["train_losses"], rel=1e-6)
+    assert there["lee"] == pytest.approx(here["lee"], rel=1e-4)
+    record.encode(there)

@@ -203,3 +203,12 @@ def test_the_figure(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 10_000
     with pytest.raises(SofteqError, match="no records"):
         plot_fields([], tmp_path / "b.png")
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_a_cpu_gives(cache):
+    there, here = (run(config(dtype="float64", device=device)) for device in ("cuda", "cpu"))
+    for name, point in there["points"].items():
+        wanted = here["points"][name]
+        assert point["trials"][0]["train_losses"] == pytest.approx(wanted["trials"][0]["train_losses"], rel=1e-6)
+        assert point["force_mae_mev_per_a"] == pytest.approx(wanted["force_mae_mev_per_a"], rel=1e-5)

@@ -253,3 +253,23 @@ def test_the_sweeps_figure_is_drawn_from_its_records(tmp_path):
     ]
     experiment.plot(records, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("name", "variant", "rule"),
+    [
+        ("inertia", "soft", "variational"),
+        ("inertia", "soft", "validation"),
+        ("inertia", "soft", "remul"),
+        ("inertia", "soft-projected", "fixed"),
+        ("inertia", "none-augmented", "fixed"),
+        ("spring-pendulum", "soft", "fixed"),
+    ],
+)
+def test_a_gpu_gives_what_a_cpu_gives(name, variant, rule):
+    there, here = (run(name, variant, device=device, dtype="float64", rule=rule) for device in ("cuda", "cpu"))
+    assert there["trials"][0]["train_losses"] == pytest.approx(here["trials"][0]["train_losses"], rel=1e-6)
+    for key in ("test_mse", "test_mse_moved", "equivariance_error"):
+        assert there[key] == pytest.approx(here[key], rel=1e-5)
+    record.encode(there)
