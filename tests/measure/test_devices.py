@@ -4,9 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
+from softeq.measure.curve import displacement_curve
+from softeq.measure.decibels import equivariance_decibels
 from softeq.measure.lee import local_equivariance_error
 from softeq.measure.lie_derivative import affine_derivatives, lie_derivative
+from softeq.measure.motion.actions import ImageMap
 
 from .test_lee import images, smooth_cnn
 
@@ -49,3 +53,15 @@ def test_chunks_give_the_same(device):
     model, x = smooth_cnn().to(device), images(8).to(device)
     whole, parts = (affine_derivatives(model, x, chunk=chunk).derivatives for chunk in (None, 2))
     torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_curves_and_decibels_are_those_of_a_cpu(device):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh()).double(), images(2, 2, 24, 24)
+    pairs = [(copy.deepcopy(model).to(device), x.to(device)), (model, x)]
+    for flow in ("rotation", "translation_x"):
+        found, wanted = (displacement_curve(f, y, flow, [0.3, 2.0], output=ImageMap()) for f, y in pairs)
+        torch.testing.assert_close(found.values["relative"], wanted.values["relative"], rtol=1e-8, atol=1e-14)
+    for kind in ("EQ-T_frac", "EQ-R"):
+        found, wanted = (equivariance_decibels(f, y, kind, ImageMap(), draws=2) for f, y in pairs)
+        assert found.value == pytest.approx(wanted.value, rel=1e-8)

@@ -90,7 +90,7 @@ def test_every_rule_gives_what_it_gives_on_a_cpu(name, likelihood, device):
     one, other = (Run(name, place, likelihood=likelihood).steps(12) for place in (device, "cpu"))
     assert all(p.device.type == device for p in one.model.parameters())
     assert all(type(precision) is float for precision in one.precisions)
-    same(one, other)
+    same(one, other, 1e-5 if likelihood == "categorical" else 1e-6)  # probabilities of probes are in float32
 
 
 @pytest.mark.parametrize("parametrization", ["pathways", "projected"])
