@@ -33,7 +33,7 @@ STACKED = ("z6", "inertia")
 def arms(given: Problem, rules: Sequence[str] = RULE_ARMS) -> list[str]:
     """Hard, none with each decay, the rules, the grid of fixed precisions."""
     none = [f"none@{decay:g}" for decay in given.decays]
-    return ["hard", *none, *rules, *(f"soft@{c:g}" for c in given.grid)]
+    return ["hard", *none, *(name for name in rules if name not in given.unfit), *(f"soft@{c:g}" for c in given.grid)]
 
 
 def train(given: Problem, arm: str, seed: int) -> dict[str, Any]:

@@ -72,4 +72,5 @@ def molecules(frames: int, field_au: float, seed: int) -> Molecules:
         steps=800, batch=10, lr=2e-2, clip=10.0, equivariant=1e-2,
         grid=(1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7), decays=(1e-2, 1.0, 100.0),
         training=training, validation=validation,
+        unfit=("remul",),  # it watches calls on tensors, and a potential is called on a batch of molecules
     )  # fmt: skip

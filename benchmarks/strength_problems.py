@@ -38,6 +38,7 @@ class Problem:
         likelihood: ``"gaussian"`` or ``"categorical"``.
         steps, batch, lr, clip: how it is trained, by Adam with a warm-up and a cosine.
         equivariant: precision of the equivariant pathway.
+        unfit: rules that this problem cannot be trained under.
         grid: residual precisions of the grid; decays: those tried for the unconstrained network.
     """
 
@@ -56,6 +57,7 @@ class Problem:
     action: Action
     equivariant: float = 1e-6
     clip: float | None = None
+    unfit: tuple[str, ...] = ()
 
     def fit(self, model: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The loss on these rows of the training data, and the output that it was computed from."""

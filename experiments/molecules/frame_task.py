@@ -63,8 +63,9 @@ class FrameTask(Task):
     def loss(self, model: Any, rows: Tensor, motion: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Mean square error of the forces, and of the energy per atom and squared Angstrom, in units of the forces'.
 
-        The output beside it, which it is computed from: ``(b, 3 n + 1)``, forces in units of their size, and the energy
-        in that unit times Angstrom times the square root of the number of atoms.
+        The output beside it, ``(b, 3 n + 1)``: the loss is the mean over frames of its squared distance from the
+        target, which is what a rule of the prior's strength takes a Gaussian's loss for. Forces are in units of their
+        size times ``sqrt(3 n)``, the energy in that of their size times Angstrom times ``sqrt(n)``.
         """
         data, frames = self.data, self.data.train.rows(rows.to(self.data.train.x.device))
         if motion is not None:
@@ -73,14 +74,13 @@ class FrameTask(Task):
             frames = Split(_turn(g, frames.x), frames.energy, _turn(g, frames.force))
         energy, forces = model.energy_and_forces(batch_of(frames.x, data, model), create_graph=True)
         output, target = (self._scaled(*pair) for pair in ((energy, forces), (frames.energy, frames.force)))
-        squares = (output - target).square()
-        return squares[:, :-1].mean() + squares[:, -1].mean(), output
+        return (output - target).square().sum(1).mean(), output
 
     def _scaled(self, energy: Tensor, forces: Tensor) -> Tensor:
         """Energies ``(b,)`` and forces of b frames as outputs, see `loss`."""
-        unit = self.data.force_size
-        of_energy = energy[:, None] / (unit * len(self.data.numbers) ** 0.5)
-        return torch.cat([forces.reshape(len(energy), -1) / unit, of_energy], 1)
+        unit, atoms = self.data.force_size, len(self.data.numbers)
+        of_forces = forces.reshape(len(energy), -1) / (unit * (3 * atoms) ** 0.5)
+        return torch.cat([of_forces, energy[:, None] / (unit * atoms**0.5)], 1)
 
     def validation_error(self, model: Any) -> float:
         """The mean absolute error of the forces in meV/Angstrom."""

@@ -48,9 +48,14 @@ class Part:
 
     def dipole_error(self, dipole: Tensor) -> Tensor | None:
         """``(B,)``: the length of the error of ``(B, 3)``, or of the error of its size; None where neither is known."""
+        pair = self.dipole_pair(dipole)
+        return None if pair is None else (pair[0] - pair[1]).norm(dim=-1)
+
+    def dipole_pair(self, dipole: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What is known of dipoles beside the same of ``(B, 3)``: ``(B, 3)`` or sizes ``(B, 1)``; None for neither."""
         if self.dipole is not None:
-            return (dipole - self.dipole).norm(dim=-1)
-        return None if self.dipole_size is None else (dipole.norm(dim=-1) - self.dipole_size).abs()
+            return dipole, self.dipole
+        return None if self.dipole_size is None else (dipole.norm(dim=-1)[:, None], self.dipole_size[:, None])
 
     @property
     def dipole_rms(self) -> float:

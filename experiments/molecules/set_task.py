@@ -60,16 +60,19 @@ class MoleculeTask(Task):
         return self._loss(model, part, create_graph=True)
 
     def _loss(self, model: SoftPotential, part: Part, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-        """Mean square errors of energy and dipole, or its size, each in units of its size among training molecules."""
+        """Mean square errors of energy and dipole, or its size, each in units of its size among training molecules.
+
+        The output beside it, ``(b, 1)``, ``(b, 2)`` or ``(b, 4)``: the loss is the mean over molecules of its squared
+        distance from the target, which is what a rule of the prior's strength takes a Gaussian's loss for.
+        """
         energy, dipole = energy_and_dipole(model, part, create_graph=create_graph)
-        of_energy, of_dipole = rms(self.train.energy), self.train.dipole_rms
-        output = (energy / of_energy)[:, None]
-        if part.dipole_error(dipole) is not None:
-            output = torch.cat([output, dipole / of_dipole], 1)
-        # Computed from the output: a rule of the prior's strength asks how the loss depends on it.
-        loss = (output[:, 0] - part.energy / of_energy).square().mean()
-        error = part.dipole_error(output[:, 1:] * of_dipole) if output.shape[1] > 1 else None
-        return (loss if error is None else loss + (error / of_dipole).square().mean() / 3), output
+        of_energy, of_dipole = rms(self.train.energy), self.train.dipole_rms * math.sqrt(3)
+        output, target = (energy / of_energy)[:, None], (part.energy / of_energy)[:, None]
+        if (pair := part.dipole_pair(dipole)) is not None:
+            output, target = (
+                torch.cat([one, own / of_dipole], 1) for one, own in zip((output, target), pair, strict=True)
+            )
+        return (output - target).square().sum(1).mean(), output
 
     def validation_error(self, model: Any) -> float:
         """The loss on validation molecules."""

@@ -107,11 +107,12 @@ class Diagonal(Curvature):
 
 
 class Kronecker(Curvature):
-    """``L x R / tr L`` with ``L = E[G G']`` and ``R = E[G'G]``, G the probe as a matrix of its first axis.
+    """A Kronecker product of one factor per axis: ``E[G_k G_k']``, G_k the probe unfolded along axis k, over traces.
 
-    For a linear layer's weight, whose ``J'J`` is a Kronecker product, ``L x R / tr L`` is exactly it (the idea of
-    Shampoo: Gupta, Koren, Singer 2018; Morwani et al. 2024); it needs no hooks, so it works on any weight.
-    Eigenvalues are renewed every `RENEW` probes.
+    A convolution's weight has three axes: outputs, inputs, places. For a linear layer's weight, whose ``J'J`` is a
+    Kronecker product of two, it is exactly that (the idea of Shampoo, which has a factor per axis too: Gupta, Koren,
+    Singer 2018; Morwani et al. 2024); it needs no hooks, so it works on any weight. Eigenvalues are renewed after
+    the probes 1, 2, 4, 8, and from 16 on every `RENEW`.
     """
 
     kind = "kfac"
@@ -119,52 +120,66 @@ class Kronecker(Curvature):
 
     def __init__(self, like: Tensor, rank: int, shares: Tensor | None = None) -> None:
         super().__init__(like, rank, shares)
-        rows, columns = _matrix(like).shape
-        self.left, self.right = like.new_zeros(rows, rows), like.new_zeros(columns, columns)
+        self.sizes = (*like.shape[:2], like[0, 0].numel()) if like.ndim > 2 else tuple(like.shape)
+        self.factors = [like.new_zeros(n, n) for n in self.sizes]
         self._renewed = 0
-        self._known: tuple[Tensor, Tensor, Tensor] | None = None
+        self._known: tuple[Tensor, list[Tensor]] | None = None
 
     def update(self, probe: Tensor) -> None:
         """See ``Curvature``."""
-        g = _matrix(probe)
-        self.left.mul_(KEEP).addmm_(g, g.T, alpha=1 - KEEP)
-        self.right.mul_(KEEP).addmm_(g.T, g, alpha=1 - KEEP)
+        g = probe.reshape(self.sizes)
+        for axis, factor in enumerate(self.factors):
+            unfolded = g.movedim(axis, 0).flatten(1)
+            factor.mul_(KEEP).addmm_(unfolded, unfolded.T, alpha=1 - KEEP)
         self.probes += 1
 
     def total(self) -> float:
         """See ``Curvature``."""
-        return float(self.left.trace()) / self.correction
+        return float(self.factors[0].trace()) / self.correction
 
-    def _eigen(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Eigenvalues ``(rows, columns)`` of ``J'J``, and the eigenvectors of both factors."""
-        if self._known is None or self.probes >= self._renewed + self.RENEW or self.probes < self.RENEW:
-            trace = self.left.trace().clamp_min(1e-30)
-            (a, u), (b, v) = torch.linalg.eigh(self.left), torch.linalg.eigh(self.right)
-            values = a.clamp_min(0)[:, None] * b.clamp_min(0) / (trace * self.correction)
-            self._known, self._renewed = (values, u, v), self.probes
+    def _eigen(self) -> tuple[Tensor, list[Tensor]]:
+        """Eigenvalues of ``J'J``, as the weight's axes are, and the eigenvectors of each factor."""
+        if self._known is None or self.probes >= self._renewed + min(self.RENEW, self._renewed):
+            trace = self.factors[0].trace().clamp_min(1e-30)
+            values, vectors = trace / self.correction, []
+            for axis, factor in enumerate(self.factors):
+                own, u = torch.linalg.eigh(factor)
+                shape = [1] * len(self.sizes)
+                shape[axis] = -1
+                values = values * (own.clamp_min(0) / trace).view(shape)
+                vectors.append(u)
+            self._known, self._renewed = (values, vectors), self.probes
         return self._known
 
     def inverse_trace(self, noise: float, precision: float) -> float:
         """See ``Curvature``."""
-        values, _, _ = self._eigen()
+        values, _ = self._eigen()
         return self.share * float((values * (1 / (noise * self.share)) + precision).reciprocal_().sum())
 
     def draw(self, noise: float, precision: float, generator: torch.Generator) -> Tensor:
         """See ``Curvature``."""
-        values, u, v = self._eigen()
-        scaled = _normal(values, generator) * (values * (1 / (noise * self.share)) + precision).rsqrt_()
-        return (u @ scaled @ v.T).reshape(self.shape)
+        values, vectors = self._eigen()
+        drawn = _normal(values, generator) * (values * (1 / (noise * self.share)) + precision).rsqrt_()
+        for u in vectors:  # each turns the first axis and leaves it last: after all of them they are as they were
+            drawn = torch.tensordot(drawn, u, dims=([0], [1]))
+        return drawn.reshape(self.shape)
 
     def state(self) -> dict[str, Any]:
         """See ``Curvature``."""
-        return {"probes": self.probes, "left": self.left.clone(), "right": self.right.clone()}
+        found = {"probes": self.probes, "renewed": self._renewed, "factors": [f.clone() for f in self.factors]}
+        if self._known is not None:  # as old as they are: a training goes on as if nothing had happened
+            values, vectors = self._known
+            found |= {"values": values.clone(), "vectors": [u.clone() for u in vectors]}
+        return found
 
     def load(self, state: Mapping[str, Any]) -> None:
         """See ``Curvature``."""
-        self.probes = int(state["probes"])
-        self.left.copy_(state["left"])
-        self.right.copy_(state["right"])
-        self._known = None
+        self.probes, self._renewed = int(state["probes"]), int(state["renewed"])
+        for own, kept in zip(self.factors, state["factors"], strict=True):
+            own.copy_(kept)
+        like, self._known = self.factors[0], None
+        if "values" in state:
+            self._known = state["values"].to(like).clone(), [u.to(like).clone() for u in state["vectors"]]
 
 
 class Sketch(Curvature):
@@ -181,11 +196,13 @@ class Sketch(Curvature):
     def __init__(self, like: Tensor, rank: int, shares: Tensor | None = None) -> None:
         super().__init__(like, rank, shares)
         self.rows = like.new_zeros(min(self.ROWS, max(1, rank)), like.numel())
+        self._values: Tensor | None = None
 
     def update(self, probe: Tensor) -> None:
         """See ``Curvature``."""
         self.rows[self.probes % len(self.rows)] = probe.reshape(-1)
         self.probes += 1
+        self._values = None
 
     @property
     def _held(self) -> int:
@@ -197,10 +214,11 @@ class Sketch(Curvature):
 
     def inverse_trace(self, noise: float, precision: float) -> float:
         """See ``Curvature``."""
-        gram = (self.rows @ self.rows.T).double() / self._held
-        values = torch.linalg.eigvalsh(gram).clamp_min(0)
-        inside = float((values / noise + precision).reciprocal().sum())
-        return inside + (self.rank - len(values)) / precision
+        if self._values is None:
+            gram = (self.rows @ self.rows.T).double() / self._held
+            self._values = torch.linalg.eigvalsh(gram).clamp_min(0)
+        inside = float((self._values / noise + precision).reciprocal().sum())
+        return inside + (self.rank - len(self._values)) / precision
 
     def draw(self, noise: float, precision: float, generator: torch.Generator) -> Tensor:
         """See ``Curvature``."""
@@ -215,6 +233,7 @@ class Sketch(Curvature):
         """See ``Curvature``."""
         self.probes = int(state["probes"])
         self.rows.copy_(state["rows"])
+        self._values = None
 
 
 CURVATURES: dict[str, type[Curvature]] = {kind.kind: kind for kind in (Diagonal, Kronecker, Sketch)}
@@ -225,10 +244,6 @@ def curvature_of(kind: str, like: Tensor, rank: int, shares: Tensor | None = Non
     if kind == Kronecker.kind and like.ndim < 2:
         return Diagonal(like, rank, shares)
     return CURVATURES[kind](like, rank, shares)
-
-
-def _matrix(value: Tensor) -> Tensor:
-    return value.reshape(value.shape[0], -1)
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

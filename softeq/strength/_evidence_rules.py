@@ -19,12 +19,12 @@ _TINY = 1e-30
 class Variational(Learned):
     """A Gaussian over each pathway's weights, and precisions by EM (a variational free energy).
 
-    The posterior has mean w and precision ``H / noise + precision`` with H the diagonal Gauss-Newton curvature, from
-    probes; one draw of it is on the weights in every step, so that the gradient is that of the expected loss. Where
-    there is batch norm, the steps of a probe are without noise, and its running statistics are taken in those alone:
-    the noise would widen them, and the network that is used has none. The
-    precision is ``d / (||w||^2 + tr posterior covariance)``, which lowers the free energy (Graves 2011; Khan et al.
-    2018; for precisions per layer van der Ouderaa et al. 2023). One option, ``start``.
+    The posterior has mean w and precision ``H / noise + precision`` with H the Gauss-Newton curvature, from probes; one
+    draw of it is on the weights in every step, so that the gradient is that of the expected loss. Where there is batch
+    norm, the steps of a probe are without noise, and its running statistics are taken in those alone: the noise would
+    widen them, and the network that is used has none. The precision is ``d / (||w||^2 + tr posterior covariance)``,
+    which lowers the free energy (Graves 2011; Khan et al. 2018; for precisions per layer van der Ouderaa et
+    al. 2023). One option, ``start``.
     """
 
     name = "variational"
@@ -34,7 +34,7 @@ class Variational(Learned):
     def perturbed(self) -> Iterator[None]:
         """See ``Rule.perturbed``."""
         norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        if norms and self.steps % self.every == 0:
+        if norms and self._due:
             with super().perturbed():
                 yield
             return

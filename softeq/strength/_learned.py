@@ -24,6 +24,8 @@ from softeq.strength._rule import RECORD_EVERY, Rule
 
 LOWEST, HIGHEST = 1e-4, 1e8
 """Bounds of a learned precision, in units of that of a dense layer's start."""
+SETTLED = 100
+"""The probe from which on probes are half as frequent."""
 _NOISE_KEEP = 0.95
 
 
@@ -37,8 +39,8 @@ class Learned(Rule):
             ``nn.Linear``'s initialisation); 3 to 100. A looser start overfits before the rule can tighten it, a tighter
             one does not let go within a training.
         learn: ``"residual"``: every pathway but the equivariant ones, whose precision ``prior`` says; or ``"all"``.
-        curvature: ``"diagonal"``, ``"kfac"`` or ``"trace"``.
-        every: steps between two probes and updates.
+        curvature: ``"kfac"``; ``"diagonal"``, which counts redundant parameters as effective; or ``"trace"``.
+        every: steps between two probes and updates; from probe `SETTLED` on twice as many, as curvature settles.
         seed: of probes and noise.
     """
 
@@ -55,7 +57,7 @@ class Learned(Rule):
         record: int = RECORD_EVERY,
         start: float = 30.0,
         learn: str = "residual",
-        curvature: str = "diagonal",
+        curvature: str = "kfac",
         every: int = 5,
         seed: int = 0,
     ) -> None:
@@ -118,9 +120,14 @@ class Learned(Rule):
         scale = 1.0 if self._scale is None else self._scale
         return 2 * scale * self.noise if self.likelihood == "gaussian" else scale
 
+    @property
+    def _due(self) -> bool:
+        """Whether this step has a probe."""
+        return self.steps % (self.every if self.steps < SETTLED * self.every else 2 * self.every) == 0
+
     def _observe(self, loss: Tensor, output: Tensor | None, target: Tensor | None) -> None:
         given = check_output(output, self.likelihood)
-        due = self.steps % self.every == 0 and not self._backwards
+        due = self._due and not self._backwards
         if due or self._scale is None:
             found = torch.tensor([scale_of(loss, given, self.likelihood)], dtype=torch.float64, device=given.device)
             average_over_ranks([found])

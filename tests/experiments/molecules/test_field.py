@@ -16,6 +16,7 @@ from softeq.experiments.molecules import frame_task
 from softeq.experiments.molecules import frames as molecule_frames
 from softeq.experiments.molecules.plots import plot_fields
 from softeq.experiments.training.trials import train_trial
+from softeq.strength._probes import scale_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has not walked yet")
 TINY = {"walks": 8, "frames": 3, "burn": 4, "thin": 2}
@@ -121,8 +122,9 @@ def test_a_loss_is_its_outputs_and_rotations_are_those_of_the_group(cache):
     target = task.data.train.force[:4].flatten(1) / task.data.force_size
     energy = task.data.train.energy[:4] / task.data.force_size / 3  # nine atoms
     assert output.shape == (4, target.shape[1] + 1)
-    by_hand = ((output[:, :-1] - target) ** 2).mean() + ((output[:, -1] - energy) ** 2).mean()
+    by_hand = ((output[:, :-1] * 27**0.5 - target) ** 2).mean() + ((output[:, -1] - energy) ** 2).mean()
     torch.testing.assert_close(loss, by_hand)
+    assert scale_of(loss, output, "gaussian") == pytest.approx(1, rel=1e-5)
     (slope,) = torch.autograd.grad(loss, output, retain_graph=True)
     assert slope.abs().min() > 0, "the loss is computed from the output"
     made = frame_task.batch_of

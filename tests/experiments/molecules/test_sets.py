@@ -13,6 +13,7 @@ from softeq.experiments.data.small_molecules import qm9_like
 from softeq.experiments.molecules import parts, set_task
 from softeq.experiments.molecules import sets as molecule_sets
 from softeq.experiments.training.trials import train_trial
+from softeq.strength._probes import scale_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,6 +87,8 @@ def test_a_training_lowers_the_error_of_both():
     loss, output = task.loss(model, torch.arange(4), None)
     (slope,) = torch.autograd.grad(loss, output)
     assert slope.abs().min() > 0, "the loss is computed from the output"
+    loss, output = task.loss(model, torch.arange(4), None)
+    assert scale_of(loss, output, "gaussian") == pytest.approx(1, rel=1e-5)
 
 
 def test_the_elements_energies_know_nothing_of_test_molecules(few, monkeypatch):

@@ -86,17 +86,26 @@ def best_evidence(x, y, sizes):
     return logs.detach() / math.log(10)
 
 
-def settled(name, x, y, sizes, exact, steps=300, **options):
+def know(curvature, x):
+    """Gives the curvature of a linear map to one output what many probes would."""
+    if curvature.kind == "kfac":
+        curvature.factors[0].fill_((x * x).sum())
+        curvature.factors[1].copy_(x.T @ x)
+    else:
+        curvature.mean.copy_((x * x).sum(0))
+    curvature.probes = 10**6
+
+
+def settled(name, x, y, sizes, exact, steps=300, curvature="diagonal", **options):
     """The rule's precisions at its fixed point, the weights at their posterior mean in every step."""
     model = Blocks(sizes)
-    one = rule(name, model, samples=len(x), start=10.0, record=0, **options)
+    one = rule(name, model, samples=len(x), start=10.0, record=0, curvature=curvature, **options)
     one.noise = NOISE
     for index, path in enumerate(one.paths):
         if exact:
             path.curvatures = [Joint(x, model, one, index)]
         else:
-            path.curvatures[0].mean.copy_((x * x).sum(0).split(list(sizes))[index])
-            path.curvatures[0].probes = 10**6
+            know(path.curvatures[0], x.split(list(sizes), 1)[index])
     for _ in range(steps):
         mean = posterior_mean(x, y, [p.precision for p in one.paths], sizes)
         squares = [float(part.square().sum()) for part in mean.split(list(sizes))]
@@ -115,8 +124,22 @@ def test_mackay_finds_the_optimum_of_the_evidence(scales, n):
     assert best.abs().max() < 3  # finite
     exact, _ = settled("mackay", x, y, sizes, exact=True, sparsity=0.0)
     torch.testing.assert_close(exact, best, rtol=0, atol=0.02)
-    diagonal, _ = settled("mackay", x, y, sizes, exact=False, sparsity=0.0)
-    torch.testing.assert_close(diagonal, best, rtol=0, atol=0.1)
+    for curvature in ("diagonal", "kfac"):
+        found, _ = settled("mackay", x, y, sizes, exact=False, curvature=curvature, sparsity=0.0)
+        torch.testing.assert_close(found, best, rtol=0, atol=0.1)
+
+
+def test_one_feature_many_times_counts_once_under_kronecker_factors_alone():
+    """Eight copies of each of three features: the weights have three directions that the data say anything about."""
+    x, y = data(200, (1.0,))
+    again, sizes = x.repeat(1, 8), (8 * SIZES[0],)
+    best = best_evidence(again, y, sizes)
+    found, one = settled("mackay", again, y, sizes, exact=False, curvature="kfac", sparsity=0.0)
+    torch.testing.assert_close(found, best, rtol=0, atol=0.02)
+    assert one.paths[0].effective == pytest.approx(SIZES[0], abs=0.1)
+    redundant, one = settled("mackay", again, y, sizes, exact=False, curvature="diagonal", sparsity=0.0)
+    assert one.paths[0].effective > 4 * SIZES[0]
+    assert float((redundant - best).abs()) > 0.5
 
 
 @pytest.mark.parametrize("name", ["mackay", "group-lasso"])
@@ -167,7 +190,7 @@ def test_the_adaptive_ridge_collapses():
 def test_variational_lowers_its_free_energy():
     x, y = data(40, (1.0, 0.3))
     model = Blocks(SIZES[:2])
-    one = rule("variational", model, samples=40, record=0)
+    one = rule("variational", model, samples=40, record=0, curvature="diagonal")
     one.noise, one.SWEEPS = NOISE, 1
     for path, h in zip(one.paths, (x * x).sum(0).split(list(SIZES[:2])), strict=True):
         path.curvatures[0].mean.copy_(h)
