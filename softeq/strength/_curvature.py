@@ -111,39 +111,47 @@ class Kronecker(Curvature):
 
     A convolution's weight has three axes: outputs, inputs, places. For a linear layer's weight, whose ``J'J`` is a
     Kronecker product of two, it is exactly that (the idea of Shampoo, which has a factor per axis too: Gupta, Koren,
-    Singer 2018; Morwani et al. 2024); it needs no hooks, so it works on any weight. Eigenvalues are renewed after
+    Singer 2018; Morwani et al. 2024); it needs no hooks, so it works on any weight. Of an axis longer than `WIDEST` the
+    factor is diagonal, as its eigenvectors would cost more than the training. Eigenvalues are renewed after
     the probes 1, 2, 4, 8, and from 16 on every `RENEW`.
     """
 
     kind = "kfac"
-    RENEW = 10
+    RENEW, WIDEST = 10, 1024
 
     def __init__(self, like: Tensor, rank: int, shares: Tensor | None = None) -> None:
         super().__init__(like, rank, shares)
         self.sizes = (*like.shape[:2], like[0, 0].numel()) if like.ndim > 2 else tuple(like.shape)
-        self.factors = [like.new_zeros(n, n) for n in self.sizes]
+        self.factors = [like.new_zeros(n, n) if n <= self.WIDEST else like.new_zeros(n) for n in self.sizes]
         self._renewed = 0
-        self._known: tuple[Tensor, list[Tensor]] | None = None
+        self._known: tuple[Tensor, list[Tensor | None]] | None = None
 
     def update(self, probe: Tensor) -> None:
         """See ``Curvature``."""
         g = probe.reshape(self.sizes)
         for axis, factor in enumerate(self.factors):
             unfolded = g.movedim(axis, 0).flatten(1)
-            factor.mul_(KEEP).addmm_(unfolded, unfolded.T, alpha=1 - KEEP)
+            if factor.ndim == 2:
+                factor.mul_(KEEP).addmm_(unfolded, unfolded.T, alpha=1 - KEEP)
+            else:
+                factor.mul_(KEEP).add_(unfolded.square().sum(1), alpha=1 - KEEP)
         self.probes += 1
 
     def total(self) -> float:
         """See ``Curvature``."""
-        return float(self.factors[0].trace()) / self.correction
+        return float(self._trace()) / self.correction
 
-    def _eigen(self) -> tuple[Tensor, list[Tensor]]:
-        """Eigenvalues of ``J'J``, as the weight's axes are, and the eigenvectors of each factor."""
+    def _trace(self) -> Tensor:
+        first = self.factors[0]
+        return first.trace() if first.ndim == 2 else first.sum()
+
+    def _eigen(self) -> tuple[Tensor, list[Tensor | None]]:
+        """Eigenvalues of ``J'J``, as the weight's axes are, and each full factor's eigenvectors."""
         if self._known is None or self.probes >= self._renewed + min(self.RENEW, self._renewed):
-            trace = self.factors[0].trace().clamp_min(1e-30)
+            trace = self._trace().clamp_min(1e-30)
             values, vectors = trace / self.correction, []
             for axis, factor in enumerate(self.factors):
-                own, u = torch.linalg.eigh(factor)
+                own, u = torch.linalg.eigh(factor) if factor.ndim == 2 else (factor, None)
                 shape = [1] * len(self.sizes)
                 shape[axis] = -1
                 values = values * (own.clamp_min(0) / trace).view(shape)
@@ -160,8 +168,8 @@ class Kronecker(Curvature):
         """See ``Curvature``."""
         values, vectors = self._eigen()
         drawn = _normal(values, generator) * (values * (1 / (noise * self.share)) + precision).rsqrt_()
-        for u in vectors:  # each turns the first axis and leaves it last: after all of them they are as they were
-            drawn = torch.tensordot(drawn, u, dims=([0], [1]))
+        for u in vectors:  # each leaves the first axis last: after all of them the axes are as they were
+            drawn = drawn.movedim(0, -1) if u is None else torch.tensordot(drawn, u, dims=([0], [1]))
         return drawn.reshape(self.shape)
 
     def state(self) -> dict[str, Any]:
@@ -169,7 +177,7 @@ class Kronecker(Curvature):
         found = {"probes": self.probes, "renewed": self._renewed, "factors": [f.clone() for f in self.factors]}
         if self._known is not None:  # as old as they are: a training goes on as if nothing had happened
             values, vectors = self._known
-            found |= {"values": values.clone(), "vectors": [u.clone() for u in vectors]}
+            found |= {"values": values.clone(), "vectors": [None if u is None else u.clone() for u in vectors]}
         return found
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -179,7 +187,8 @@ class Kronecker(Curvature):
             own.copy_(kept)
         like, self._known = self.factors[0], None
         if "values" in state:
-            self._known = state["values"].to(like).clone(), [u.to(like).clone() for u in state["vectors"]]
+            vectors = [None if u is None else u.to(like).clone() for u in state["vectors"]]
+            self._known = state["values"].to(like).clone(), vectors
 
 
 class Sketch(Curvature):

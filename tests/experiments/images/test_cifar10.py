@@ -176,7 +176,7 @@ def test_a_gpu_that_is_not_there_is_told_of():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("name", "variant"), [("cifar10", "soft"), ("fashion-mnist", "none-augmented")])
+@pytest.mark.parametrize(("name", "variant"), [("cifar10", "soft-grid"), ("fashion-mnist", "none-augmented")])
 def test_a_gpu_gives_what_a_cpu_gives(files, name, variant):
     there, here = (run(tiny(name, variant, dtype="float64", device=device)) for device in ("cuda", "cpu"))
     assert there["trials"][0]["train_losses"] == pytest.approx(here["trials"][0]["train_losses"], rel=1e-6)

@@ -176,7 +176,7 @@ def test_data_sets_are_what_is_installed(monkeypatch, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gpu_gives_what_a_cpu_gives(kind):
-    there, here = (run(tiny(kind, "soft-200", dtype="float64", device=device)) for device in ("cuda", "cpu"))
+    there, here = (run(tiny(kind, "soft-grid-200", dtype="float64", device=device)) for device in ("cuda", "cpu"))
     (point,) = there["points"]
     losses = [found["points"][point]["trials"][0]["train_losses"] for found in (there, here)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -201,7 +201,7 @@ def test_the_packaged_network_is_softened_without_a_change_of_its_outputs(monkey
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("variant", ["soft", "frozen"])
+@pytest.mark.parametrize("variant", ["soft-grid", "frozen"])
 def test_a_gpu_gives_what_a_cpu_gives(variant):
     there, here = (run(tiny(variant, dtype="float64", device=device), ignore) for device in ("cuda", "cpu"))
     assert there["trials"][0]["train_losses"] == pytest.approx(here["trials"][0]["train_losses"], rel=1e-6)

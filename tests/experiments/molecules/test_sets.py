@@ -156,6 +156,6 @@ def test_the_published_set_is_missed_in_one_line(monkeypatch):
 
 @pytest.mark.gpu
 def test_a_gpu_gives_what_a_cpu_gives():
-    there, here = (run(config("soft-100", dtype="float64", device=device)) for device in ("cuda", "cpu"))
+    there, here = (run(config("soft-grid-100", dtype="float64", device=device)) for device in ("cuda", "cpu"))
     assert there["trials"][0]["train_losses"] == pytest.approx(here["trials"][0]["train_losses"], rel=1e-6)
     assert there["energy_mae_mev"] == pytest.approx(here["energy_mae_mev"], rel=1e-5)

@@ -259,7 +259,7 @@ def test_the_sweeps_figure_is_drawn_from_its_records(tmp_path):
 @pytest.mark.parametrize(
     ("name", "variant", "rule"),
     [
-        ("inertia", "soft", "variational"),
+        ("inertia", "soft", "mackay"),
         ("inertia", "soft", "validation"),
         ("inertia", "soft", "remul"),
         ("inertia", "soft-projected", "fixed"),

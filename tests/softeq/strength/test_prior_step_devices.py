@@ -112,7 +112,8 @@ def test_steps_that_a_scaler_leaves_out_are_left_out(name, pattern, device):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["sgd", "momentum-fused", "adam-foreach", "adam-fused", "adamw-fused"])
+# Not "momentum-fused": where the scaler leaves out its first step, torch's own buffers stay uninitialised memory.
+@pytest.mark.parametrize("name", ["sgd", "adam-foreach", "adam-fused", "adamw-fused"])
 def test_under_float16_the_scaler_finds_its_scale_and_the_prior_follows(name):
     model = SoftLinear(REP, REP).cuda()
     x, y = (value.float() for value in data("cuda"))
