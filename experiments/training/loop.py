@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from softeq.errors import SofteqValueError
 from softeq.experiments.engine.bookkeeping import rounded
 from softeq.experiments.training.pace import LoopSettings, Pace
 from softeq.experiments.training.task import Task
@@ -109,7 +110,15 @@ def train(
         motion: draws how samples are moved; None where they are not.
         on_step: called after each step.
         after_validation: see `AfterValidation`; its time is not counted.
+
+    Raises:
+        SofteqValueError: a rule that trains several priors in turns, under a schedule whose end is not known.
     """
+    if settings.schedule == "plateau" and hasattr(rule, "alone"):
+        raise SofteqValueError(
+            "rule: halving trains several priors in turns over a known number of steps, which a plateau has not;"
+            " expected schedule 'cosine' or 'constant'"
+        )
     optimizer = _optimizer(model, settings)
     pace, training = Pace(settings), Training()
     batches, losses, durations = _batches(task.samples, settings.batch_size, order), [], []

@@ -29,6 +29,7 @@ def _action(model: nn.Module, task: Task, steps: int, seed: int) -> Mapping[str,
 
 TOLD: dict[str, Told] = {
     "annealed": lambda model, task, steps, seed: {"steps": steps},
+    "halving": lambda model, task, steps, seed: {"held": lambda: task.validation_error(model), "steps": steps},
     "validation": _held_out,
     "remul": _action,
 }

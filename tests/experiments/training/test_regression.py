@@ -185,11 +185,14 @@ def test_rules_are_told_of_validation_rows_and_of_the_assumed_action():
     assert (loss.item(), model.shift.grad.item()) == (pytest.approx(1.0), pytest.approx(2.0))
 
 
-@pytest.mark.parametrize("rule", ["validation", "remul"])
-def test_the_rules_that_need_them_train_through_the_loop(rule):
+@pytest.mark.parametrize(("rule", "steps"), [("validation", 6), ("remul", 6), ("halving", 80)])
+def test_the_rules_that_need_them_train_through_the_loop(rule, steps):
     model = SoftLinear(REP_IN, REP_OUT).double()
-    training = {"steps": 6, "batch_size": 15, "validate_every": 3}
+    training = {"steps": steps, "batch_size": 15, "validate_every": 3}
     config = {"rule": rule, "augment": None, "seed": 0, "training": training, "trials": [{"lr": 1e-3, "prior": None}]}
     metrics = run_trials(task(), lambda: model, config)
-    assert (metrics["steps"], metrics["diverged_at_step"]) == (6, None)
+    assert (metrics["steps"], metrics["diverged_at_step"]) == (steps, None)
     assert math.isfinite(metrics["test_mse"])
+    if rule == "halving":
+        with pytest.raises(SofteqValueError, match="a known number of steps, which a plateau has not"):
+            run_trials(task(), lambda: model, {**config, "training": {**training, "schedule": "plateau"}})
