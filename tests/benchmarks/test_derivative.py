@@ -37,6 +37,24 @@ def test_the_published_way_turns_the_image(small):
     assert abs(float(cosine)) > 0.9
 
 
+def test_where_torch_cannot_compute_the_published_way_the_rest_is_measured(monkeypatch):
+    made = derivative.arm
+
+    def without(kind, model, x):
+        if kind != PUBLISHED:
+            return made(kind, model, x)
+
+        def refused():
+            raise RuntimeError("derivative for aten::grid_sampler_2d_backward is not implemented")
+
+        return refused
+
+    monkeypatch.setattr(derivative, "arm", without)
+    kinds, remarks = derivative._kinds("resnet10t", "cpu")
+    assert kinds == (FORWARD, NINE, CHUNKED)
+    assert "grid_sampler_2d_backward" in remarks[0]
+
+
 @pytest.mark.slow
 def test_quick_run(monkeypatch):
     monkeypatch.setattr(derivative, "MODELS", ("resnet10t",))
