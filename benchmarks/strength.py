@@ -19,11 +19,12 @@ from torch import nn
 
 from benchmarks.strength_problems import FAMILIES, Problem, names, problem, rate
 from benchmarks.strength_stack import train_stacked
-from benchmarks.strength_table import details, summary
+from benchmarks.strength_table import details, summary, with_tables
 from softeq import Prior, strength
 
 NAME = "strength"
 RECORDS = Path(__file__).with_suffix(".jsonl")
+PAGE = "docs/how-to/strength.md"
 RULE_ARMS = ("variational", "mackay", "group-lasso", "halving", "validation", "dual", "annealed", "remul")
 FIXED = ("hard", "none", "soft")
 STACKED = ("z6", "inertia")
@@ -219,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--problem", default="", help="the end of a problem's name, such as n100/e0.1")
     parser.add_argument("--limit", type=int, help="at most so many trainings; 0 prints the tables alone")
     parser.add_argument("--out", type=Path, default=RECORDS, help="the JSON lines")
+    parser.add_argument("--docs", type=Path, help=f"a page whose tables are renewed, such as {PAGE}")
     options = parser.parse_args(arguments)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -235,4 +237,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(before)
     records = read(options.out)
     print(f"{summary(records)}\n\n{details(records)}")
+    if options.docs:
+        options.docs.write_text(with_tables(options.docs.read_text(), records))
     return 0

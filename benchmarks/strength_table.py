@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.strength_problems import FAMILIES, names
 from softeq.experiments.show.paired import Paired, paired
 
 Errors = Mapping[str, Mapping[int, float]]
@@ -50,7 +51,7 @@ class Cell:
 
 
 def cells(records: Sequence[Mapping[str, Any]]) -> list[Cell]:
-    """Per problem what can be compared; a problem without all of hard, none and a fixed precision is left out."""
+    """Per problem, in the benchmark's order, what can be compared: one without hard, none or a precision is left out."""
     by_problem: dict[str, dict[str, dict[int, float]]] = {}
     for r in records:
         by_problem.setdefault(r["problem"], {}).setdefault(r["arm"], {})[r["seed"]] = r["error"]
@@ -63,7 +64,8 @@ def cells(records: Sequence[Mapping[str, Any]]) -> list[Cell]:
         if seeds:
             best = min(fixed, key=lambda arm: _mean_over(errors[arm], seeds))
             found.append(Cell(name, errors, best, len(fixed)))
-    return found
+    order = [name for family in FAMILIES for name in names(family)]
+    return sorted(found, key=lambda cell: order.index(cell.name) if cell.name in order else len(order))
 
 
 def _mean_over(by_seed: Mapping[int, float], seeds: set[int]) -> float:
@@ -76,8 +78,9 @@ def _mean(cell: Cell, arm: str) -> float:
 
 
 def rules_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The arms that are no fixed priors, in the order in which they were met."""
-    return list(dict.fromkeys(r["arm"] for r in records if r["arm"].partition("@")[0] not in FIXED))
+    """The arms that are no fixed priors: rules as they are, in the order in which they were met, then with options."""
+    met = dict.fromkeys(r["arm"] for r in records if r["arm"].partition("@")[0] not in FIXED)
+    return sorted(met, key=lambda arm: ":" in arm)
 
 
 def summary(records: Sequence[Mapping[str, Any]]) -> str:
@@ -130,7 +133,15 @@ def _ends(own: Sequence[Cell], rule: str) -> str:
 
 
 def details(records: Sequence[Mapping[str, Any]]) -> str:
-    """A line per problem: the oracle's mean error, and each arm against it with the paired 95% interval."""
+    """A table per family: by problem the oracle's mean error, and each arm against it with the paired 95% interval."""
+    by_family: dict[str, list[Mapping[str, Any]]] = {}
+    for r in records:
+        by_family.setdefault(r["problem"].partition("/")[0], []).append(r)
+    ordered = [by_family[family] for family in FAMILIES if family in by_family]
+    return "\n\n".join(_details(own) for own in ordered)
+
+
+def _details(records: Sequence[Mapping[str, Any]]) -> str:
     shown = ["hard", "none", *rules_of(records)]
     lines = ["| problem | oracle | " + " | ".join(shown) + " |", "|---|---|" + "---|" * len(shown)]
     for cell in cells(records):
@@ -148,3 +159,20 @@ def _text(pair: Paired) -> str:
     if pair.n < 2:
         return f"{pair.value:{spec}} (1)"
     return f"{pair.value:{spec}} [{pair.low:{spec}}, {pair.high:{spec}}] ({pair.n})"
+
+
+BEGIN, END = "<!-- strength: begin -->", "<!-- strength: end -->"
+"""Between them a page has the tables."""
+
+
+def with_tables(page: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """A page with the tables of these records between its markers.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"page: expected the markers {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{summary(records)}\n\n{details(records)}\n\n{END}{after}"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from benchmarks import prior_step, strength
 from benchmarks.strength_problems import Problem, names, problem
 from benchmarks.strength_stack import train_stacked
-from benchmarks.strength_table import cells, details, summary
+from benchmarks.strength_table import cells, details, summary, with_tables
 from softeq import SoftLinear, Vector
 from softeq.groups import Z
 
@@ -143,3 +144,12 @@ def test_the_command_and_the_cost(tmp_path, tiny_family, capsys):
     report = prior_step.run(quick=True, channels=8, rows=8, blocks=1, block_seconds=0.0)
     assert {row.arm for row in report.rows} == set(prior_step.ARMS)
     assert all(row.ratio.median > 0 for row in report.rows if row.ratio)
+
+
+def test_the_page_has_the_tables_of_the_records():
+    page = Path(strength.__file__).parents[1] / strength.PAGE
+    text = page.read_text()
+    renewed = with_tables(text, strength.read(strength.RECORDS))
+    assert renewed == text, f"run: python -m benchmarks strength --limit 0 --docs {strength.PAGE}"
+    with pytest.raises(ValueError, match="markers"):
+        with_tables("no tables", [])
