@@ -51,7 +51,7 @@ class Cell:
 
 
 def cells(records: Sequence[Mapping[str, Any]]) -> list[Cell]:
-    """Per problem, in the benchmark's order, what can be compared: one without hard, none or a precision is left out."""
+    """Per problem what can be compared, in the benchmark's order; one without hard, none or a precision is left out."""
     by_problem: dict[str, dict[str, dict[int, float]]] = {}
     for r in records:
         by_problem.setdefault(r["problem"], {}).setdefault(r["arm"], {})[r["seed"]] = r["error"]
@@ -137,8 +137,8 @@ def details(records: Sequence[Mapping[str, Any]]) -> str:
     by_family: dict[str, list[Mapping[str, Any]]] = {}
     for r in records:
         by_family.setdefault(r["problem"].partition("/")[0], []).append(r)
-    ordered = [by_family[family] for family in FAMILIES if family in by_family]
-    return "\n\n".join(_details(own) for own in ordered)
+    ordered = sorted(by_family, key=lambda family: FAMILIES.index(family) if family in FAMILIES else len(FAMILIES))
+    return "\n\n".join(_details(by_family[family]) for family in ordered)
 
 
 def _details(records: Sequence[Mapping[str, Any]]) -> str:
