@@ -19,7 +19,7 @@ from softeq.prior import Prior
 from softeq.strength._charges import Charge, squared_distance
 from softeq.strength._curvature import curvature_of
 from softeq.strength._learned_pathways import Pathway, check_options, dense_square
-from softeq.strength._probes import average_over_ranks, check_output, probe_of, rank, scale_of
+from softeq.strength._probes import average_over_ranks, check_output, graph_kept, probe_of, rank, scale_of
 from softeq.strength._rule import RECORD_EVERY, Rule
 
 LOWEST, HIGHEST = 1e-4, 1e8
@@ -237,7 +237,7 @@ class Learned(Rule):
                         charge.parameter.add_(drawn if charge.projector is None else charge.part(drawn))
         self._kept = means
         try:
-            with _graph_kept():
+            with graph_kept():
                 yield
         except BaseException:
             self._restore()
@@ -252,7 +252,7 @@ class Learned(Rule):
     @contextmanager
     def perturbed(self) -> Iterator[None]:
         """See ``Rule.perturbed``."""
-        with _graph_kept():
+        with graph_kept():
             yield
 
     def _facts(self, layer: str, pathway: str) -> dict[str, float]:
@@ -293,12 +293,3 @@ class Learned(Rule):
         self._draws.set_state(state["generators"][0].cpu())
         self._signs.set_state(state["generators"][1].cpu())
         self._renew_prior()
-
-
-@contextmanager
-def _graph_kept() -> Iterator[None]:
-    """A compiled model would hand its buffers to the first of the two backward passes; not inside this."""
-    from torch._functorch import config
-
-    with config.patch(donated_buffer=False):
-        yield

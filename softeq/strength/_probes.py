@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -63,6 +66,15 @@ def scale_of(loss: Tensor, output: Tensor, likelihood: str) -> float:
     # The gradient is a / B (p - onehot(y)): negative at y alone.
     others = gradient > 0
     return float(batch * gradient[others].sum() / p[others].sum().clamp_min(_TINY))
+
+
+@contextmanager
+def graph_kept() -> Iterator[None]:
+    """A compiled model would hand its buffers to the first of the two backward passes; not inside this."""
+    from torch._functorch import config
+
+    with config.patch(donated_buffer=False):
+        yield
 
 
 def average_over_ranks(values: list[Tensor]) -> None:
