@@ -137,6 +137,10 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; the preset's own if absent: a GPU for paper where there is one.")
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile training steps: faster where they are small, rounded differently."),
+    ] = False,
 ) -> None:
     """Train the variants that --out does not hold yet and record each; the same command resumes."""
     from softeq.experiments.engine import runner
@@ -144,16 +148,16 @@ def run(
 
     chosen = registry.get(experiment)
     names = None if variants is None else [name for part in variants.split(",") if (name := part.strip())]
-    plan = runner.plan(chosen, preset, seeds=seeds, variants=names, device=device)
+    plan = runner.plan(chosen, preset, seeds=seeds, variants=names, device=device, compiled=compiled)
     tally = Tally(chosen, len(plan))
     path = record.record_path(out, chosen.name)
     try:
         with display(tally) as on_event:
-            how: Any = {"seeds": seeds, "variants": names, "jobs": jobs, "engine": engine, "device": device}
-            runner.run_experiment(chosen, preset, out=out, on_event=on_event, **how)
+            where: Any = {"jobs": jobs, "engine": engine, "device": device, "compiled": compiled}
+            runner.run_experiment(chosen, preset, out=out, seeds=seeds, variants=names, on_event=on_event, **where)
     except KeyboardInterrupt:
         same = {"seeds": seeds, "variants": variants, "jobs": jobs, "engine": engine, "device": device}
-        again = shlex.join(_command("run", chosen.name, preset, out, **same))
+        again = shlex.join([*_command("run", chosen.name, preset, out, **same), *["--compile"] * compiled])
         # The file knows better than the tally: a run may have been recorded and not yet been told of.
         held = work.recorded(chosen, preset, out, warn=False)
         done = sum(job.key in held for job in plan)

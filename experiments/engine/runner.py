@@ -7,6 +7,8 @@ returns only when every pair that it was asked for is recorded, by itself or by 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
 import signal
 import threading
 import traceback
@@ -36,6 +38,8 @@ ENGINES = ("local", "ray")
 """Where runs are executed."""
 DEVICES = ("cpu", "cuda")
 """What `run_experiment` can be told to compute on."""
+COMPILERS = ("c++", "g++", "clang++", "cl")
+"""Of C++, one of which ``torch.compile`` needs on a CPU."""
 
 
 def plan(
@@ -45,6 +49,7 @@ def plan(
     seeds: int | None = None,
     variants: Sequence[str] | None = None,
     device: str | None = None,
+    compiled: bool = False,
 ) -> list[Job]:
     """The pairs of a preset, seeds outer and variants inner, so that what is there at any time is balanced.
 
@@ -54,10 +59,11 @@ def plan(
         seeds: run the seeds ``0 .. seeds - 1``; the preset's number by default.
         variants: some of the experiment's variants; all by default.
         device: where to compute, see `placed`; the preset's own by default.
+        compiled: whether ``torch.compile`` makes the training steps, see `with_compiler`.
 
     Raises:
         SofteqValueError: for an unknown preset or variant, for no variants, for fewer seeds than one, and for a device
-            that is not there.
+            or a compiler that is not there.
     """
     if preset not in experiment.presets:
         raise registry.unknown("preset", preset, experiment.presets)
@@ -71,7 +77,7 @@ def plan(
         if variant not in experiment.variants:
             raise registry.unknown("variant", variant, experiment.variants)
     return [
-        Job(variant, seed, placed(experiment.configure(preset, variant, seed), device))
+        Job(variant, seed, with_compiler(placed(experiment.configure(preset, variant, seed), device), compiled))
         for seed in range(seeds)
         for variant in chosen
     ]
@@ -94,6 +100,21 @@ def placed(config: Config, device: str | None) -> Config:
     return {**config, "device": device}
 
 
+def with_compiler(config: Config, compiled: bool) -> Config:
+    """A configuration whose training steps are compiled, if that is asked for: the same sums, rounded differently.
+
+    Raises:
+        SofteqValueError: an experiment whose steps torch cannot compile whole, or no compiler on this machine.
+    """
+    if not compiled:
+        return config
+    if "compiled" not in config:
+        raise SofteqValueError("compile: this experiment's training steps cannot be compiled whole; leave it out")
+    if config.get("device") != "cuda" and not any(shutil.which(c) for c in (os.environ.get("CXX"), *COMPILERS) if c):
+        raise SofteqValueError("compile: torch needs a C++ compiler and finds none; install g++ or leave it out")
+    return {**config, "compiled": True}
+
+
 def run_experiment(
     experiment: Experiment,
     preset: str,
@@ -106,6 +127,7 @@ def run_experiment(
     sources: Sequence[str] | None = None,
     engine: str = "local",
     device: str | None = None,
+    compiled: bool = False,
 ) -> None:
     """Run what ``out`` does not hold yet and append a record as each pair ends; a run that diverged is recorded too.
 
@@ -121,12 +143,13 @@ def run_experiment(
         sources: modules that define experiments, see `registry.all`.
         engine: ``"local"``, worker processes of this machine; ``"ray"``, see `cluster`.
         device: see `plan`.
+        compiled: see `plan`.
 
     Raises:
         SofteqValueError: for a bad argument, and when ``out`` holds such a pair with another configuration.
         SofteqError: when ``out`` cannot be written, found out before the first run; or what a run raises.
     """
-    todo = plan(experiment, preset, seeds=seeds, variants=variants, device=device)
+    todo = plan(experiment, preset, seeds=seeds, variants=variants, device=device, compiled=compiled)
     if jobs < 1:
         raise SofteqValueError(f"jobs: expected 1 or more, got {jobs}")
     if engine not in ENGINES:

@@ -72,8 +72,9 @@ def recorded(experiment: Experiment, preset: str, folder: str | Path, *, warn: b
 def check_configs(experiment: Experiment, preset: str, variants: set[str], held: dict[tuple, Config]) -> None:
     """Refuse a folder whose records of these variants were made with other configurations than today's.
 
-    Seeds that are not asked for now are looked at too: one row of a table must not average two configurations. The
-    device is no part of it: digits repeat on one machine alone, and provenance names it.
+    Seeds that are not asked for now are looked at too: one row of a table must not average two configurations. Where
+    and how steps are computed, the device and whether they are compiled, is no part of it: that changes rounding alone,
+    and every record says it.
 
     Raises:
         SofteqValueError: naming the first key that differs and what to do.
@@ -84,7 +85,8 @@ def check_configs(experiment: Experiment, preset: str, variants: set[str], held:
         now = record.encode(experiment.configure(preset, variant, seed))
         then = _grown(record.encode(config), record.encode(experiment.grown))
         for one in (now, then):
-            one.pop("device", None)
+            for key in ("device", "compiled"):
+                one.pop(key, None)
         if now == then:
             continue
         key = next(k for k in sorted({*now, *then}) if now.get(k) != then.get(k) or (k in now) != (k in then))

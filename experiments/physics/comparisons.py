@@ -222,6 +222,8 @@ def comparison(problem: Problem) -> Comparison:
             task=build_task,
             build=build_model,
             network=lambda size, variant: network_of(problem, size, variant),
+            # A Hamiltonian network's step takes a derivative of a derivative, which torch does not compile.
+            compiles=problem.data["kind"] == "inertia",
         ),
         sizes={name: _with_data(size, problem) for name, size in problem.sizes.items()},
         lists=problem.lists,

@@ -193,10 +193,18 @@ def build(
         columns=columns,
         rows=tuple(rows),
         published_source=experiment.published_source,
-        notes=(*experiment.notes, *_pilot(mine, experiment)),
+        notes=(*experiment.notes, *_compiled(mine), *_pilot(mine, experiment)),
         remark=remark,
         comparisons=_comparisons(mine, experiment, columns[0]),
     )
+
+
+def _compiled(records: Sequence[Record]) -> tuple[str, ...]:
+    """Which rows' seconds do not compare with the others', where steps of some runs alone were compiled."""
+    compiled = dict.fromkeys(r["variant"] for r in records if r["config"].get("compiled"))
+    if not compiled or all(r["config"].get("compiled") for r in records):
+        return ()
+    return (f"Training steps were compiled in runs of {', '.join(compiled)}: their seconds are not those of the rest.",)
 
 
 def _comparisons(records: Sequence[Record], experiment: Experiment, column: Column) -> tuple[str, ...]:

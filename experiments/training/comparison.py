@@ -110,12 +110,14 @@ class Domain:
         build: the untrained network of a configuration for a task, the same each time.
         network: the network's configuration for an arm, from the preset's.
         points: the points of a run of an arm at a preset; one without a name where there is no dial.
+        compiles: whether torch can compile the training steps whole, so that a run may ask for it.
     """
 
     task: Callable[[Config, Point], Task]
     build: Callable[[Config, Any], nn.Module]
     network: Callable[[Size, Variant], Mapping[str, Any]]
     points: Callable[[Size, Variant], list[dict[str, Any]]] = lambda size, variant: [{"name": ""}]
+    compiles: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class Comparison:
             "seed": seed,
             "device": device_for(preset),
             "dtype": "float32",
+            **({"compiled": False} if self.domain.compiles else {}),
             **self.options(size, parsed),
         }
 

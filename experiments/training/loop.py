@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,7 @@ def train(
     *,
     rule: PriorRule | None = None,
     motion: torch.Generator | None = None,
+    compiled: bool = False,
     on_step: Callable[[], None] = lambda: None,
     after_validation: AfterValidation = lambda step, error: None,
 ) -> Training:
@@ -108,6 +109,7 @@ def train(
         order: draws the order of the samples.
         rule: of the prior; None for a network without one.
         motion: draws how samples are moved; None where they are not.
+        compiled: whether ``torch.compile`` makes the forward and backward pass of a step; validation stays eager.
         on_step: called after each step.
         after_validation: see `AfterValidation`; its time is not counted.
 
@@ -122,10 +124,11 @@ def train(
     optimizer = _optimizer(model, settings)
     pace, training = Pace(settings), Training()
     batches, losses, durations = _batches(task.samples, settings.batch_size, order), [], []
+    stepped = _compiled(model) if compiled else model
     model.train()
     while training.steps < pace.total:
         began = time.perf_counter()
-        loss = _step(model, task, next(batches), optimizer, pace.rate(training.steps), settings, rule, motion)
+        loss = _step(stepped, task, next(batches), optimizer, pace.rate(training.steps), settings, rule, motion)
         training.steps += 1
         if not math.isfinite(loss):
             training.diverged_at_step, training.stopped = training.steps, "diverged"
@@ -155,6 +158,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    """The model with a compiled call; what does not compile whole is an error and never runs eagerly unsaid."""
+    # A process that works through a table meets every arm's network, each of which compiles the same code anew.
+    torch._dynamo.config.recompile_limit = 64
+    return cast(nn.Module, torch.compile(model, fullgraph=True))
 
 
 def _optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:

@@ -71,7 +71,8 @@ def train_trial(
         task: what it learns.
         build: makes the untrained network, the same each time.
         trial: see `Trial`.
-        config: ``training`` (fields of `LoopSettings` without the rate), ``rule``, ``augment`` and ``seed`` are read.
+        config: ``training`` (fields of `LoopSettings` without the rate), ``rule``, ``augment``, ``seed`` and
+            ``compiled`` are read.
         on_step, after_validation: see `train`.
     """
     model, how = build(), dict(config["training"])
@@ -84,6 +85,7 @@ def train_trial(
         generator_for(config["seed"], ORDER),
         rule=rule_of(model, task, config["rule"], trial["prior"], steps=how["steps"], seed=config["seed"]),
         motion=generator_for(config["seed"], MOTION) if config["augment"] else None,
+        compiled=config.get("compiled", False),
         on_step=on_step,
         after_validation=after_validation,
     )

@@ -154,10 +154,12 @@ def ending(arm: str, axes: Axes, errors: Errors) -> str:
     return "; ".join(parts) or "interior"
 
 
-def tune_arm(
-    comparison: Comparison, preset: str, arm: str, out: Path, jobs: int = 1, device: str | None = None
-) -> dict[str, Any]:
+def tune_arm(comparison: Comparison, preset: str, arm: str, out: Path, **how: Any) -> dict[str, Any]:
     """Run an arm's trials, extend its lists while that helps, and say what won.
+
+    Args:
+        comparison, preset, arm, out: see `tune`.
+        how: ``jobs``, ``device`` and ``compiled`` of `run_experiment`.
 
     Returns:
         ``lr``, ``prior``, ``validation_error`` (mean of the tuning seeds), ``lists`` and ``ending``.
@@ -166,7 +168,7 @@ def tune_arm(
     path = record.record_path(out, f"tuning-{comparison.name}")
     for left in reversed(range(ROUNDS)):
         experiment = tuning_experiment(comparison, arm, crossed(**axes))
-        run_experiment(experiment, preset, out=out, jobs=jobs, sources=(SOURCE,), device=device)
+        run_experiment(experiment, preset, out=out, sources=(SOURCE,), **how)
         errors = errors_of(record.read(path), preset)
         longer = extended(arm, axes, errors)
         if longer == axes or not left:
@@ -191,6 +193,7 @@ def tune(
     arms: Sequence[str] | None = None,
     jobs: int = 1,
     device: str | None = None,
+    compiled: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Run the trials that ``out`` does not hold, choose, and write each arm's choice to the file ``chosen`` at once.
 
@@ -201,7 +204,7 @@ def tune(
         chosen: the file to write.
         arms: some of the comparison's; those that choose by default.
         jobs: worker processes.
-        device: see `experiments.engine.runner.plan`.
+        device, compiled: see `experiments.engine.runner.plan`.
 
     Raises:
         SofteqError: see `experiments.engine.runner.run_experiment` and `winner`.
@@ -216,7 +219,7 @@ def tune(
             raise registry.unknown("arm that chooses", arm, mine)
     found = {}
     for arm in arms or mine:
-        found[arm] = tune_arm(comparison, preset, arm, Path(out), jobs, device)
+        found[arm] = tune_arm(comparison, preset, arm, Path(out), jobs=jobs, device=device, compiled=compiled)
         write_chosen(chosen, name, preset, {arm: found[arm]})
         print(f"{name}, {arm}: {json.dumps(found[arm])}", flush=True)
     return found
@@ -236,9 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--chosen", type=Path, default=CHOSEN, help="file of the choices")
     parser.add_argument("--jobs", type=int, default=1, help="worker processes")
     parser.add_argument("--device", help="cpu or cuda; the preset's own if absent")
+    parser.add_argument("--compile", action="store_true", help="compile the training steps")
     a = parser.parse_args(arguments)
     try:
-        tune(a.experiment, a.preset, out=a.out, chosen=a.chosen, arms=a.arms, jobs=a.jobs, device=a.device)
+        how: Any = {"jobs": a.jobs, "device": a.device, "compiled": a.compile}
+        tune(a.experiment, a.preset, out=a.out, chosen=a.chosen, arms=a.arms, **how)
     except SofteqError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -79,6 +79,20 @@ def test_runs_go_where_they_are_told_to_and_not_where_nothing_is(toy, tmp_path, 
     work.check_configs(INERTIA, "smoke", {"none"}, {job.key: job.config})
 
 
+def test_steps_are_compiled_where_that_is_asked_for_and_can_be(toy, monkeypatch):
+    with pytest.raises(SofteqValueError, match="cannot be compiled"):
+        runner.plan(toy, "smoke", compiled=True)
+    (job,) = runner.plan(INERTIA, "smoke", variants=["none"])
+    assert job.config["compiled"] is False
+    monkeypatch.setattr(runner.shutil, "which", lambda name: None)
+    with pytest.raises(SofteqValueError, match=r"needs a C\+\+ compiler"):
+        runner.plan(INERTIA, "smoke", compiled=True)
+    monkeypatch.setattr(runner.shutil, "which", lambda name: name)
+    (job,) = runner.plan(INERTIA, "smoke", variants=["none"], compiled=True)
+    assert job.config["compiled"] is True
+    work.check_configs(INERTIA, "smoke", {"none"}, {job.key: job.config})
+
+
 def test_presets_do_not_count_for_each_other(toy, tmp_path):
     for preset in ("smoke", "default"):
         runner.run_experiment(toy, preset, out=tmp_path, seeds=1)

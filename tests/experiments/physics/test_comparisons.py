@@ -255,6 +255,15 @@ def test_the_sweeps_figure_is_drawn_from_its_records(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
+# Of a rule without weight noise: noise is drawn in eigenvectors, whose signs are rounding's.
+@pytest.mark.parametrize(("variant", "rule"), [("soft", "mackay"), ("none-augmented", "fixed")])
+def test_compiled_steps_are_the_eager_ones(variant, rule):
+    how = {"rule": rule, "dtype": "float64"}
+    fast, slow = (run("modified-inertia", variant, compiled=compiled, **how) for compiled in (True, False))
+    assert fast["trials"][0]["train_losses"] == pytest.approx(slow["trials"][0]["train_losses"], rel=1e-9)
+    assert fast["test_mse"] == pytest.approx(slow["test_mse"], rel=1e-9)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("name", "variant", "rule"),

@@ -98,6 +98,16 @@ def test_the_caption_names_every_commit(toy, make_record):
     assert caption == "toy; preset smoke; 2 seeds; records from results; commits 1234567 (dirty), none"
 
 
+def test_a_table_says_which_runs_had_compiled_steps(toy, make_record):
+    def made(how):
+        return [make_record(seed=s, config={"compiled": how}, test_mse=1.0) for s in range(2)]
+
+    runs = {how: made(how) for how in (True, False)}
+    runs[False][1]["config"] = {"compiled": True}
+    assert not any("compiled" in note for note in tables.build(runs[True], toy, source="x").notes)
+    assert any("compiled" in note for note in tables.build(runs[False], toy, source="x").notes)
+
+
 def test_no_records_and_no_known_metric_are_errors(toy, make_record):
     with pytest.raises(SofteqError, match="no records"):
         tables.build([make_record(experiment="other")], toy, source="runs")

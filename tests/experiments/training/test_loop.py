@@ -201,3 +201,12 @@ def test_the_number_at_equal_steps_is_of_that_step_or_of_the_end(line):
 def test_settings_out_of_range(changes, message):
     with pytest.raises(SofteqValueError, match=message):
         settings(**changes)
+
+
+def test_what_does_not_compile_whole_is_an_error_and_never_runs_eagerly(line):
+    class Branching(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if x.sum().item() > 0 else super().forward(-x)
+
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+        train(Branching(3, 1).double(), line(), settings(steps=1), generator(0), compiled=True)
