@@ -21,6 +21,7 @@ from benchmarks.strength_problems import FAMILIES, Problem, names, problem, rate
 from benchmarks.strength_stack import train_stacked
 from benchmarks.strength_table import details, summary, with_tables
 from softeq import Prior, strength
+from softeq.experiments.training.loop import compiled_whole
 
 NAME = "strength"
 RECORDS = Path(__file__).with_suffix(".jsonl")
@@ -28,7 +29,7 @@ PAGE = "docs/how-to/strength.md"
 RULE_ARMS = ("variational", "mackay", "group-lasso", "halving", "validation", "dual", "annealed", "remul")
 FIXED = ("hard", "none", "soft")
 STACKED = ("z6", "inertia")
-"""Families whose networks can be trained many at once under fixed priors."""
+"""Families whose networks can be trained many at once under fixed priors, and whose steps compile whole."""
 
 
 def arms(given: Problem, rules: Sequence[str] = RULE_ARMS) -> list[str]:
@@ -37,10 +38,15 @@ def arms(given: Problem, rules: Sequence[str] = RULE_ARMS) -> list[str]:
     return ["hard", *none, *(name for name in rules if name not in given.unfit), *(f"soft@{c:g}" for c in given.grid)]
 
 
-def train(given: Problem, arm: str, seed: int) -> dict[str, Any]:
-    """Trains one arm and measures it; NaN where the training diverged."""
+def train(given: Problem, arm: str, seed: int, compiled: bool = False) -> dict[str, Any]:
+    """Trains one arm and measures it; NaN where the training diverged.
+
+    ``compiled`` steps are the same sums, rounded differently; ``remul``, which watches tensors, has none.
+    """
     steps = steps_of(given, arm)
     model, one = _prepared(given, arm, seed)
+    compiled = compiled and arm.partition(":")[0] != "remul"
+    called = compiled_whole(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=given.lr, fused=True)
     batches = given.batches(seed)
     began, last = time.process_time(), math.nan
@@ -51,7 +57,7 @@ def train(given: Problem, arm: str, seed: int) -> dict[str, Any]:
             group["lr"] = given.lr * rate(step, steps)
         optimizer.zero_grad()
         with one.perturbed():
-            loss, output = given.fit(model, rows)
+            loss, output = given.fit(called, rows)
         last = loss.item()
         if not math.isfinite(last):
             return {"error": math.nan, "diverged_at_step": step + 1}
@@ -64,6 +70,7 @@ def train(given: Problem, arm: str, seed: int) -> dict[str, Any]:
     model.eval()
     found = {"error": given.error(model), "held_loss": given.held_loss(model), "train_loss": last}
     found |= {"cpu_seconds": seconds, "precisions": _precisions(one)}
+    found |= {"compiled": True} if compiled else {}
     return found | ({"chosen": one.found} if isinstance(one, strength.RULES["halving"]) else {})
 
 
@@ -130,15 +137,19 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def todo(
-    families: Sequence[str], seeds: int, wanted: Sequence[str] | None, done: set[tuple[str, int, str]]
+    families: Sequence[str],
+    seeds: int,
+    wanted: Sequence[str] | None,
+    done: set[tuple[str, int, str]],
+    stacked: Sequence[str] = STACKED,
 ) -> Iterator[tuple[str, list[tuple[int, str]]]]:
     """Per problem the pairs (seed, arm) of one training, of what is not in ``done``.
 
-    Fixed priors of a family in `STACKED` come together, all seeds at once and first; the rest one by one, all of a seed
-    before the next one, so that what there is can be compared.
+    Fixed priors of a family in ``stacked`` come together, all seeds at once and first; the rest one by one, all of a
+    seed before the next one, so that what there is can be compared.
     """
     for family in families:
-        for name in names(family) if family in STACKED else ():
+        for name in names(family) if family in stacked else ():
             for kind in FIXED:
                 mine = [arm for arm in _asked(name, wanted) if arm.partition("@")[0] == kind]
                 lacking = [seed for seed in range(seeds) if any((name, seed, arm) not in done for arm in mine)]
@@ -148,7 +159,7 @@ def todo(
         for family in families:
             for name in names(family):
                 for arm in _asked(name, wanted):
-                    fixed = arm.partition("@")[0] in FIXED and family in STACKED
+                    fixed = arm.partition("@")[0] in FIXED and family in stacked
                     if not fixed and (name, seed, arm) not in done:
                         yield name, [(seed, arm)]
 
@@ -165,6 +176,7 @@ def run_all(
     wanted: Sequence[str] | None = None,
     limit: int | None = None,
     only: str = "",
+    compiled: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
     """Runs what the records lack; how many trainings that were, of which one may be of many networks.
@@ -176,6 +188,7 @@ def run_all(
         wanted: arms, all by default. A rule's options follow a colon: ``variational:start=10``.
         limit: at most so many trainings.
         only: the end of a problem's name.
+        compiled: compile the steps, of one network at a time; of families in `STACKED`.
         say: told after each training.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,12 +197,12 @@ def run_all(
             file.write("\n")  # a killed run left half a line
     done = {(r["problem"], r["seed"], r["arm"]) for r in read(path)}
     count = 0
-    for name, pairs in todo(families, seeds, wanted, done):
+    for name, pairs in todo(families, seeds, wanted, done, () if compiled else STACKED):
         if not name.endswith(only):
             continue
         if limit is not None and count >= limit:
             break
-        new = {pair: r for pair, r in _trained(name, pairs).items() if (name, *pair) not in done}
+        new = {pair: r for pair, r in _trained(name, pairs, compiled).items() if (name, *pair) not in done}
         with path.open("a") as file:
             for (seed, arm), result in new.items():
                 file.write(json.dumps({"problem": name, "seed": seed, "arm": arm, **result}) + "\n")
@@ -199,10 +212,12 @@ def run_all(
     return count
 
 
-def _trained(name: str, pairs: Sequence[tuple[int, str]]) -> dict[tuple[int, str], dict[str, Any]]:
+def _trained(
+    name: str, pairs: Sequence[tuple[int, str]], compiled: bool = False
+) -> dict[tuple[int, str], dict[str, Any]]:
     if len(pairs) == 1:
         ((seed, arm),) = pairs
-        return {(seed, arm): train(problem(name, seed), arm, seed)}
+        return {(seed, arm): train(problem(name, seed), arm, seed, compiled)}
     seeds, kinds = (list(dict.fromkeys(pair[k] for pair in pairs)) for k in (0, 1))
     return train_stacked({seed: problem(name, seed) for seed in seeds}, kinds)
 
@@ -221,7 +236,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="at most so many trainings; 0 prints the tables alone")
     parser.add_argument("--out", type=Path, default=RECORDS, help="the JSON lines")
     parser.add_argument("--docs", type=Path, help=f"a page whose tables are renewed, such as {PAGE}")
+    parser.add_argument("--compile", action="store_true", help=f"compile the steps, of {' and '.join(STACKED)} alone")
     options = parser.parse_args(arguments)
+    if options.compile and not set(options.family or FAMILIES) <= set(STACKED):
+        parser.error(f"--compile: torch compiles the steps of {' and '.join(STACKED)} alone; name them with --family")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -232,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wanted=options.arm,
             limit=options.limit,
             only=options.problem,
+            compiled=options.compile,
         )
     finally:
         torch.set_num_threads(before)

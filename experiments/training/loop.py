@@ -124,7 +124,7 @@ def train(
     optimizer = _optimizer(model, settings)
     pace, training = Pace(settings), Training()
     batches, losses, durations = _batches(task.samples, settings.batch_size, order), [], []
-    stepped = _compiled(model) if compiled else model
+    stepped = compiled_whole(model) if compiled else model
     model.train()
     while training.steps < pace.total:
         began = time.perf_counter()
@@ -160,7 +160,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             own[name].copy_(value)
 
 
-def _compiled(model: nn.Module) -> nn.Module:
+def compiled_whole(model: nn.Module) -> nn.Module:
     """The model with a compiled call; what does not compile whole is an error and never runs eagerly unsaid."""
     # A process that works through a table meets every arm's network, each of which compiles the same code anew.
     torch._dynamo.config.recompile_limit = 64

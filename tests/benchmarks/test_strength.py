@@ -65,6 +65,20 @@ def test_networks_trained_at_once_are_those_trained_one_by_one(arms):
         assert found["held_loss"] == pytest.approx(alone["held_loss"], rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::softeq.errors.SofteqWarning")
+def test_compiled_steps_are_the_eager_ones(tmp_path, tiny_family, capsys):
+    fast, slow = (strength.train(tiny(), "mackay", 0, compiled=compiled) for compiled in (True, False))
+    assert fast["error"] == pytest.approx(slow["error"], rel=1e-4)
+    assert (fast["compiled"], "compiled" in slow) == (True, False)
+    assert "compiled" not in strength.train(tiny(), "remul", 0, compiled=True)
+    out = tmp_path / "strength.jsonl"
+    strength.main(["--family", "z6", "--seeds", "1", "--out", str(out), "--compile", "--arm", "hard"])
+    assert strength.read(out)[0]["compiled"]
+    with pytest.raises(SystemExit):
+        strength.main(["--family", "images", "--out", str(out), "--compile"])
+    assert "z6 and inertia alone" in capsys.readouterr().err
+
+
 def test_the_oracle_is_the_best_by_test_error_and_arms_are_compared_with_it_by_seed():
     def line(arm, seed, error, problem="z6/n100/e0"):
         return {"problem": problem, "seed": seed, "arm": arm, "error": error}
