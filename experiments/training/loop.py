@@ -164,6 +164,8 @@ def compiled_whole(model: nn.Module) -> nn.Module:
     """The model with a compiled call; what does not compile whole is an error and never runs eagerly unsaid."""
     # A process that works through a table meets every arm's network, each of which compiles the same code anew.
     torch._dynamo.config.recompile_limit = 64
+    # Rules that probe read a graph twice, also where an arm without one has compiled the same code before.
+    torch._functorch.config.donated_buffer = False
     return cast(nn.Module, torch.compile(model, fullgraph=True))
 
 

@@ -19,7 +19,7 @@ from softeq.prior import Prior
 from softeq.strength._charges import Charge, squared_distance
 from softeq.strength._curvature import curvature_of
 from softeq.strength._learned_pathways import Pathway, check_options, dense_square
-from softeq.strength._probes import average_over_ranks, check_output, graph_kept, probe_of, rank, scale_of
+from softeq.strength._probes import average_over_ranks, check_output, graph_kept, probe_of, rank, read_twice, scale_of
 from softeq.strength._rule import RECORD_EVERY, Rule
 
 LOWEST, HIGHEST = 1e-4, 1e8
@@ -171,7 +171,8 @@ class Learned(Rule):
             return
         u = probe_of(output, self.likelihood, self._signs)
         parameters = [charge.parameter for _, charge in pairs]
-        gradients = torch.autograd.grad(output, parameters, u, retain_graph=True, allow_unused=True)
+        with read_twice(output):
+            gradients = torch.autograd.grad(output, parameters, u, retain_graph=True, allow_unused=True)
         factor = math.sqrt(self.samples / output.shape[0])
         for (curvature, charge), gradient in zip(pairs, gradients, strict=True):
             found = torch.zeros_like(charge.parameter) if gradient is None else gradient

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -75,6 +76,41 @@ def graph_kept() -> Iterator[None]:
 
     with config.patch(donated_buffer=False):
         yield
+
+
+@contextmanager
+def read_twice(output: Tensor) -> Iterator[None]:
+    """Around a backward pass that is not the last one through the graph of ``output``.
+
+    torch refuses it for all code that a compiler made for one pass, and for some that it made for two: what was
+    compiled inside `graph_kept`, but whose first backward pass was the only one of its step. The former is refused.
+
+    Raises:
+        SofteqValueError: the model was compiled for one backward pass, before it ran in the rule's loop.
+    """
+    from torch._functorch import config
+
+    compiled = [node._forward_cls.metadata for node in _nodes(output) if hasattr(node, "_forward_cls")]
+    given_away = [getattr(metadata, "bw_donated_idxs", None) for metadata in compiled]
+    if any(given_away):
+        raise SofteqValueError(
+            "output: the compiled model was trained before it came to this rule, and its code overwrites what the rule "
+            "reads again; call torch.compiler.reset() once the rule is made, or make all training calls inside "
+            "rule.perturbed()"
+        )
+    with config.patch(donated_buffer=False) if compiled else nullcontext():
+        yield
+
+
+def _nodes(output: Tensor) -> Iterator[Any]:
+    seen: set[Any] = {None}
+    waiting: list[Any] = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += [after for after, _ in node.next_functions]
+            yield node
 
 
 def average_over_ranks(values: list[Tensor]) -> None:

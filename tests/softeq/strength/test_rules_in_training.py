@@ -174,6 +174,46 @@ def test_compiled_gives_the_same(name):
     torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
 
 
+def _compiled_steps(model, one, sizes):
+    compiled, optimizer = torch.compile(model), torch.optim.Adam(model.parameters(), lr=1e-2)
+    for rows in sizes:
+        optimizer.zero_grad()
+        with one.perturbed():
+            output = compiled(X[:rows])
+        one.backward((output - Y[:rows]).square().mean(), output)
+        optimizer.step()
+        one.step(optimizer)
+
+
+def test_code_that_a_compiler_made_at_a_step_without_a_probe_can_be_probed_later():
+    torch.compiler.reset()
+    model = network()
+    one, eager = made("mackay", model), network()
+    another = made("mackay", eager)
+    # A probe at the first step, of code for 20 rows; the code for others is made at the next one, which has none.
+    sizes = [20, 12] + [12] * one.every
+    _compiled_steps(model, one, sizes)
+    optimizer = torch.optim.Adam(eager.parameters(), lr=1e-2)
+    for rows in sizes:
+        optimizer.zero_grad()
+        output = eager(X[:rows])
+        another.backward((output - Y[:rows]).square().mean(), output)
+        optimizer.step()
+        another.step(optimizer)
+    torch.testing.assert_close(parameters(model), parameters(eager), rtol=1e-3, atol=1e-4)
+
+
+def test_code_that_gives_its_buffers_away_is_refused_and_remade():
+    torch.compiler.reset()
+    model = network()
+    torch.compile(model)(X).square().mean().backward()
+    one = made("mackay", model)
+    with pytest.raises(SofteqValueError, match=r"torch\.compiler\.reset"):
+        _compiled_steps(model, one, [len(X)])
+    torch.compiler.reset()
+    _compiled_steps(model, one, [len(X)])
+
+
 @pytest.mark.parametrize("name", ["variational", "mackay"])
 def test_autocast_is_close(name):
     def trained(cast):
