@@ -15,6 +15,9 @@ from torch import Tensor
 
 from softeq._blocks import Blocks
 
+_FITS = 1 << 17
+"""Entries of a product of two tensors that a processor's cache holds beside them."""
+
 
 def unsharded(weight: Tensor) -> Tensor:
     """A plain tensor: under FSDP2 a parameter is whole in the forward pass alone, and a penalty is outside of it."""
@@ -58,7 +61,11 @@ def contract(a: Tensor, b: Tensor) -> Tensor:
         a, b = a.to(wide), b.to(wide)
     if written_out():
         return (a[:, None] * b[None]).sum(2)  # one loop, without the product in memory
-    return _Contract.apply(a, b)
+    # A function of ours costs more to call than most of these products to compute: where nothing is recorded, as in a
+    # backward pass, it is left out.
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return _Contract.apply(a, b)
+    return _contracted(a, b)
 
 
 def written_out() -> bool:
@@ -80,6 +87,17 @@ def _sum_of_squares(weight: Tensor, coefficients: list[Tensor], inside: float, o
         projected = projected + torch.dot(part.reshape(-1), part.reshape(-1)).to(weight.dtype)
     flat = weight.reshape(-1)
     return outside * torch.dot(flat, flat) + (inside - outside) * projected
+
+
+def _contracted(a: Tensor, b: Tensor) -> Tensor:
+    pairs = a.shape[0] * b.shape[0]
+    if a.shape[1] > 3 and pairs * a.shape[1] * a.shape[2] <= _FITS:
+        return (a[:, None] * b[None]).sum(2)  # two calls, where a loop over k makes as many as there are k
+    factors = zip(a[:, None].unbind(2), b[None].unbind(2), strict=True)
+    total = torch.mul(*next(factors))
+    for of_a, of_b in factors:
+        total.addcmul_(of_a, of_b)
+    return total
 
 
 class _Projection(torch.autograd.Function):
@@ -192,11 +210,7 @@ class _SplitSquaredNorm(torch.autograd.Function):
 class _Contract(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
-        factors = zip(a[:, None].unbind(2), b[None].unbind(2), strict=True)
-        total = torch.mul(*next(factors))
-        for of_a, of_b in factors:
-            total.addcmul_(of_a, of_b)
-        return total
+        return _contracted(a, b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.autograd.forward_ad as fwAD
 
 from softeq import (
     Prior,
@@ -9,6 +10,7 @@ from softeq import (
     SoftLinear,
     T,
     Vector,
+    _kernels,
     equivariant_basis,
     equivariant_projector,
     groups,
@@ -200,6 +202,21 @@ class TestContraction:
         inputs = (a.requires_grad_(), b.requires_grad_())
         assert torch.autograd.gradcheck(contract, inputs, check_forward_ad=True, check_batched_grad=True)
         assert torch.autograd.gradgradcheck(contract, inputs, check_fwd_over_rev=True)
+
+    @pytest.mark.parametrize("fits", [0, 1 << 17])
+    @pytest.mark.parametrize("terms", [1, 2, 7])
+    def test_both_ways_where_nothing_is_recorded(self, rng, monkeypatch, terms, fits):
+        monkeypatch.setattr(_kernels, "_FITS", fits)
+        a, b, da, db = (torch.randn(size, terms, 4, generator=rng, **DOUBLE) for size in (3, 5, 3, 5))
+        with torch.no_grad(), fwAD.dual_level():
+            torch.testing.assert_close(contract(a, b), self.twin(a, b), **TIGHT)
+            dual = contract(fwAD.make_dual(a, da), fwAD.make_dual(b, db))
+            torch.testing.assert_close(fwAD.unpack_dual(dual).tangent, self.twin(da, b) + self.twin(a, db), **TIGHT)
+            torch.testing.assert_close(
+                torch.func.vmap(contract)(torch.stack([a, da]), torch.stack([b, db])),
+                torch.stack([self.twin(a, b), self.twin(da, db)]),
+                **TIGHT,
+            )
 
     @pytest.mark.parametrize("in_dims", [(0, 0), (None, 1), (2, None)])
     def test_mapped(self, rng, in_dims):
