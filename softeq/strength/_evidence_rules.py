@@ -20,7 +20,11 @@ class Variational(Learned):
     """A Gaussian over each pathway's weights, and precisions by EM (a variational free energy).
 
     The posterior has mean w and precision ``H / noise + precision`` with H the Gauss-Newton curvature, from probes; one
-    draw of it is on the weights in every step, so that the gradient is that of the expected loss. Where there is batch
+    draw of it is on the weights in every step, so that the gradient is that of the expected loss. Of squared errors the
+    draw has a share of the posterior's covariance, the square root of effective parameters over numbers to be fitted
+    (samples times outputs): all of it where the weights could fit everything, which is where it keeps the training
+    error from going to zero, and little where there are many samples, where all that it does is slow the training. Of
+    classes it has all: a classifier that is sure has no effective parameters left to say so. Where there is batch
     norm, the steps of a probe are without noise, and its running statistics are taken in those alone: the noise would
     widen them, and the network that is used has none. The precision is ``d / (||w||^2 + tr posterior covariance)``,
     which lowers the free energy (Graves 2011; Khan et al. 2018; for precisions per layer van der Ouderaa et
@@ -38,8 +42,21 @@ class Variational(Learned):
             with super().perturbed():
                 yield
             return
-        with self._noisy(), _statistics_kept(norms):
+        with self._noisy(self._share()), _statistics_kept(norms):
             yield
+
+    def _used(self) -> float:
+        """Effective parameters over the numbers that the training data have to be fitted, at most 1."""
+        effective = sum(path.effective for path in self.paths)
+        return min(1.0, effective / (self.samples * self._outputs)) if self._outputs else 0.0
+
+    def _share(self) -> float:
+        return math.sqrt(self._used()) if self.likelihood == "gaussian" else 1.0
+
+    def _noise_seen(self) -> float:
+        # Fitting takes the share `_used` of the noise out of the training error (MacKay 1992), a draw from the whole
+        # posterior puts it back.
+        return 1 - (1 - self._share()) * self._used()
 
     def _next(self, path: Pathway, square: float) -> float:
         noise, precision = self._noise_variance(), path.precision

@@ -70,6 +70,7 @@ class Learned(Rule):
         self.noise: float = 1.0
         self._noise_sum, self._noise_weight = 0.0, 0.0
         self._scale: float | None = None
+        self._outputs = 0
         self._probes = 0
         self._fresh = False
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
@@ -108,9 +109,7 @@ class Learned(Rule):
     def _renew_prior(self) -> None:
         """The learned precisions in the loss's units: nats of the whole data set over ``loss * samples``."""
         unit = self.loss_per_nat
-        overrides: dict[str, dict[str, float]] = {}
-        for layer_name, layer in self.layers.items():
-            overrides[layer_name] = dict(self._base.of(layer_name, layer.pathways))
+        overrides = {name: dict(self._base.of(name, layer.pathways)) for name, layer in self.layers.items()}
         for path in self.paths:
             overrides[path.layer][path.pathway] = path.precision * unit
         self._in_force = Prior(self._base.equivariant, self._base.residual, overrides)
@@ -127,6 +126,7 @@ class Learned(Rule):
 
     def _observe(self, loss: Tensor, output: Tensor | None, target: Tensor | None) -> None:
         given = check_output(output, self.likelihood)
+        self._outputs = given.numel() // given.shape[0]
         due = self._due and not self._backwards
         if due or self._scale is None:
             found = torch.tensor([scale_of(loss, given, self.likelihood)], dtype=torch.float64, device=given.device)
@@ -152,11 +152,14 @@ class Learned(Rule):
         """The moving average of the mean squared error, measured with the noise on."""
         value = loss.detach().double().reshape(1).clone()
         average_over_ranks([value])
-        outputs = output.numel() / output.shape[0]
-        now = float(value) / ((self._scale or 1.0) * outputs)
+        now = float(value) / ((self._scale or 1.0) * self._outputs)
         self._noise_sum = _NOISE_KEEP * self._noise_sum + (1 - _NOISE_KEEP) * now
         self._noise_weight = _NOISE_KEEP * self._noise_weight + 1 - _NOISE_KEEP
-        self.noise = max(self._noise_sum / self._noise_weight, 1e-20)
+        self.noise = max(self._noise_sum / self._noise_weight / self._noise_seen(), 1e-20)
+
+    def _noise_seen(self) -> float:
+        """The training error to expect, in units of the noise."""
+        return 1.0
 
     def _probe(self, output: Tensor) -> None:
         """One random probe: the curvature of every learned pathway, unbiased for the whole data set."""
@@ -225,8 +228,8 @@ class Learned(Rule):
                 path.precision = math.exp(value)
 
     @contextmanager
-    def _noisy(self) -> Iterator[None]:
-        """Adds a draw of the posterior to the learned weights until ``backward`` has run."""
+    def _noisy(self, share: float) -> Iterator[None]:
+        """Adds a draw of the posterior, of this share of its covariance, to the learned weights until ``backward``."""
         self._restore()
         noise, means = self._noise_variance(), []
         with torch.no_grad():
@@ -234,7 +237,7 @@ class Learned(Rule):
                 for curvature, charge in zip(path.curvatures, path.charges, strict=True):
                     if curvature.probes and charge.parameter.requires_grad:
                         means.append((charge.parameter, charge.parameter.detach().clone()))
-                        drawn = curvature.draw(noise, path.precision, self._draws)
+                        drawn = curvature.draw(noise, path.precision, self._draws) * math.sqrt(share)
                         charge.parameter.add_(drawn if charge.projector is None else charge.part(drawn))
         self._kept = means
         try:
@@ -274,6 +277,7 @@ class Learned(Rule):
             "curvatures": [[c.state() for c in path.curvatures] for path in self.paths],
             "noise": [self.noise, self._noise_sum, self._noise_weight],
             "scale": self._scale,
+            "outputs": self._outputs,
             "loss_per_nat": self.loss_per_nat,
             "generators": [self._draws.get_state(), self._signs.get_state()],
         }
@@ -289,7 +293,7 @@ class Learned(Rule):
             for own, kept in zip(path.curvatures, curvatures, strict=True):
                 own.load(kept)
         self.noise, self._noise_sum, self._noise_weight = (float(value) for value in state["noise"])
-        self._scale, self.loss_per_nat = state["scale"], float(state["loss_per_nat"])
+        self._scale, self._outputs, self.loss_per_nat = state["scale"], state["outputs"], float(state["loss_per_nat"])
         # A checkpoint read with map_location has them on a GPU; generators are on the CPU.
         self._draws.set_state(state["generators"][0].cpu())
         self._signs.set_state(state["generators"][1].cpu())
