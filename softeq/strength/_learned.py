@@ -293,7 +293,8 @@ class Learned(Rule):
             for own, kept in zip(path.curvatures, curvatures, strict=True):
                 own.load(kept)
         self.noise, self._noise_sum, self._noise_weight = (float(value) for value in state["noise"])
-        self._scale, self._outputs, self.loss_per_nat = state["scale"], state["outputs"], float(state["loss_per_nat"])
+        self._scale, self.loss_per_nat = state["scale"], float(state["loss_per_nat"])
+        self._outputs = int(state.get("outputs", 0))  # states of before 0.2 lack it; the next batch has it
         # A checkpoint read with map_location has them on a GPU; generators are on the CPU.
         self._draws.set_state(state["generators"][0].cpu())
         self._signs.set_state(state["generators"][1].cpu())
