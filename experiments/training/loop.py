@@ -161,7 +161,10 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def compiled_whole(model: nn.Module) -> nn.Module:
-    """The model with a compiled call; what does not compile whole is an error and never runs eagerly unsaid."""
+    """The model with a compiled call; what does not compile whole is an error and never runs eagerly unsaid.
+
+    Sets two of the compiler's options for the rest of the process.
+    """
     # A process that works through a table meets every arm's network, each of which compiles the same code anew.
     torch._dynamo.config.recompile_limit = 64
     # Rules that probe read a graph twice, also where an arm without one has compiled the same code before.
