@@ -121,10 +121,9 @@ def train(
             "rule: halving trains several priors in turns over a known number of steps, which a plateau has not;"
             " expected schedule 'cosine' or 'constant'"
         )
-    optimizer = _optimizer(model, settings)
+    optimizer, stepped = _optimizer(model, settings), compiled_whole(model) if compiled else model
     pace, training = Pace(settings), Training()
     batches, losses, durations = _batches(task.samples, settings.batch_size, order), [], []
-    stepped = compiled_whole(model) if compiled else model
     model.train()
     while training.steps < pace.total:
         began = time.perf_counter()

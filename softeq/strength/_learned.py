@@ -231,15 +231,15 @@ class Learned(Rule):
     def _noisy(self, share: float) -> Iterator[None]:
         """Adds a draw of the posterior, of this share of its covariance, to the learned weights until ``backward``."""
         self._restore()
-        noise, scale, means = self._noise_variance(), math.sqrt(share), []
+        noise, means = self._noise_variance(), []
         with torch.no_grad():
             for path in self.paths:
                 for curvature, charge in zip(path.curvatures, path.charges, strict=True):
                     if curvature.probes and charge.parameter.requires_grad:
                         means.append((charge.parameter, charge.parameter.detach().clone()))
                         drawn = curvature.draw(noise, path.precision, self._draws)
-                        part = drawn if charge.projector is None else charge.part(drawn)
-                        charge.parameter.add_(part, alpha=scale)
+                        drawn = drawn if charge.projector is None else charge.part(drawn)
+                        charge.parameter.add_(drawn, alpha=math.sqrt(share))
         self._kept = means
         try:
             with graph_kept():

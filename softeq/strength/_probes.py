@@ -90,9 +90,10 @@ def read_twice(output: Tensor) -> Iterator[None]:
     """
     from torch._functorch import config
 
-    compiled = [node._forward_cls.metadata for node in _nodes(output) if hasattr(node, "_forward_cls")]
-    given_away = [getattr(metadata, "bw_donated_idxs", None) for metadata in compiled]
-    if any(given_away):
+    functions = [getattr(node, "_forward_cls", None) for node in _nodes(output)]  # of an eager graph ours, too
+    known: list[Any] = [getattr(function, "metadata", None) for function in functions]
+    compiled = [metadata.bw_donated_idxs for metadata in known if hasattr(metadata, "bw_donated_idxs")]
+    if any(compiled):
         raise SofteqValueError(
             "output: the compiled model was trained before it came to this rule, and its code overwrites what the rule "
             "reads again; call torch.compiler.reset() once the rule is made, or make all training calls inside "
