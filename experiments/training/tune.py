@@ -3,10 +3,10 @@
     python -m experiments.training.tune modified-inertia --preset default
 
 Each trial at each tuning seed is a run of its own, recorded in ``<out>/tuning-<experiment>.jsonl``; the same command
-resumes. Every learning rate is tried with every precision. The trial with the least mean validation error wins; where
-it stands at an edge of a list, the list is extended there, until the winner is interior or the error is flat: no worse
-than within the spread of the seeds. What won is written to ``chosen.json``, with the list and how it ended. No test
-sample is looked at.
+resumes. Every learning rate is tried with every precision at the first seed, and the better third of them at all. Of
+those the trial with the least mean validation error wins; where it stands at an edge of a list, the list is extended
+there, until the winner is interior or the error is flat: no worse than within the spread of the seeds. What won is
+written to ``chosen.json``, with the list and how it ended. No test sample is looked at.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ SOURCE = "softeq.experiments.training.tuning_source"
 """Where worker processes find tuning experiments by name."""
 ROUNDS = 6
 """The most times that lists are extended."""
+FINALISTS = 3
+"""One in so many trials is run at every tuning seed, the best at the first, and no fewer than so many."""
 Axes = dict[str, tuple[float, ...]]
 Errors = Mapping[str, list[float]]
-"""By trial's label, the validation errors of the tuning seeds."""
+"""By trial's label, the validation errors of the tuning seeds; of the first alone where it was no finalist."""
 
 
 def label(arm: str, trial: Trial) -> str:
@@ -91,16 +93,23 @@ def errors_of(records: Sequence[record.Record], preset: str) -> dict[str, list[f
     return {name: [by_seed[s] for s in sorted(by_seed)] for name, by_seed in found.items()}
 
 
+def finalists(arm: str, axes: Axes, errors: Errors) -> list[str]:
+    """The labels of the trials to be run at every seed: the better third at the first one, see `FINALISTS`."""
+    names = [label(arm, trial) for trial in crossed(**axes)]
+    finite = sorted((errors[name][0], name) for name in names if math.isfinite(errors[name][0]))
+    return [name for _, name in finite[: max(FINALISTS, math.ceil(len(names) / FINALISTS))]]
+
+
 def winner(arm: str, axes: Axes, errors: Errors) -> Trial:
     """The trial of these lists with the least mean validation error; one that diverged at a seed is never chosen.
 
     Raises:
-        SofteqError: all diverged.
+        SofteqError: all that were run at every seed diverged at one.
     """
     means = {}
     for trial in crossed(**axes):
-        mean = statistics.fmean(errors[label(arm, trial)])
-        if math.isfinite(mean):
+        mine = errors[label(arm, trial)]
+        if len(mine) == SEEDS and math.isfinite(mean := statistics.fmean(mine)):
             means[label(arm, trial)] = mean
     if not means:
         raise SofteqError(f"{arm}: all trials diverged; begin with lower learning rates")
@@ -111,7 +120,7 @@ def extended(arm: str, axes: Axes, errors: Errors) -> Axes:
     """The lists with a further value at each edge where the best trial stands and the error still falls towards it.
 
     It still falls where the best trial is better than its neighbour on that axis by more than the standard error of
-    their paired difference over the tuning seeds.
+    their paired difference over the tuning seeds, or where the neighbour was no finalist.
     """
     best = winner(arm, axes, errors)
     values = {"lr": best["lr"], **(best["prior"] or {})}
@@ -135,6 +144,8 @@ def _label_with(arm: str, values: Mapping[str, float], changes: Mapping[str, flo
 
 
 def _better(best: Sequence[float], other: Sequence[float]) -> bool:
+    if len(other) < len(best):
+        return True
     differences = [b - a for a, b in zip(best, other, strict=True)]
     if not all(map(math.isfinite, differences)):
         return True
@@ -168,7 +179,9 @@ def tune_arm(comparison: Comparison, preset: str, arm: str, out: Path, **how: An
     path = record.record_path(out, f"tuning-{comparison.name}")
     for left in reversed(range(ROUNDS)):
         experiment = tuning_experiment(comparison, arm, crossed(**axes))
-        run_experiment(experiment, preset, out=out, sources=(SOURCE,), **how)
+        run_experiment(experiment, preset, out=out, sources=(SOURCE,), seeds=1, **how)
+        if last := finalists(arm, axes, errors_of(record.read(path), preset)):
+            run_experiment(experiment, preset, out=out, sources=(SOURCE,), variants=last, **how)
         errors = errors_of(record.read(path), preset)
         longer = extended(arm, axes, errors)
         if longer == axes or not left:

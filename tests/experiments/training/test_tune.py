@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +62,51 @@ def test_a_flat_edge_is_left_and_said_to_be_one():
     flat = {name: [1.0, 1.0, 1.0] for name in noisy}
     assert tune.extended("soft-grid", AXES, flat) == AXES
     assert "flat" in tune.ending("soft-grid", AXES, flat)
+
+
+def test_the_better_third_at_the_first_seed_is_run_at_all():
+    found = errors("soft-grid", lambda lr, residual: residual + lr, {**AXES, "lr": (1.0, 2.0, 3.0, 4.0)})
+    axes = {**AXES, "lr": (1.0, 2.0, 3.0, 4.0)}
+    names = tune.finalists("soft-grid", axes, {name: values[:1] for name, values in found.items()})
+    assert [tune.parsed(name)[1] for name in names] == [
+        {"lr": lr, "prior": {"residual": 1.0}} for lr in axes["lr"]
+    ]  # 4 of 12
+    few = {"lr": (1.0, 2.0, 3.0, 4.0)}
+    some = errors("none", lambda lr: lr, few)
+    first = tune.label("none", {"lr": 1.0, "prior": None})
+    assert len(tune.finalists("none", few, some)) == 3
+    some[first][0] = math.nan
+    assert first not in tune.finalists("none", few, some)
+
+
+def test_no_finalist_never_wins_and_is_no_flat_neighbour():
+    axes = {"lr": (1.0, 2.0, 3.0, 4.0)}
+    found = errors("none", lambda lr: 10 + 0 * lr, axes)
+    names = list(found)
+    found[names[3]] = found[names[3]][:1]
+    found[names[3]][0] = 0.0
+    assert tune.winner("none", axes, found)["lr"] != 4.0
+    found = {name: [10.0, 10.0, 10.0] for name in names}
+    assert tune.extended("none", axes, found) == axes
+    found[names[1]] = [10.0]
+    assert tune.extended("none", axes, found)["lr"][0] == 0.5
+
+
+def test_where_every_trial_was_run_at_every_seed_the_better_third_has_the_same_winner():
+    """Five arms were tuned so: what the shorter rule would have chosen from their records."""
+    records = record.read(Path(__file__).parents[3] / "results" / "tuning-modified-inertia.jsonl")
+    errors = tune.errors_of(records, "default")
+    chosen = json.loads(tune.CHOSEN.read_text())["modified-inertia"]["default"]
+    complete = 0
+    for arm, choice in chosen.items():
+        axes = {key: tuple(values) for key, values in choice["lists"].items()}
+        names = [tune.label(arm, trial) for trial in tune.crossed(**axes)]
+        if all(len(errors[label]) == tune.SEEDS for label in names):
+            last = tune.finalists(arm, axes, errors)
+            short = {label: errors[label] if label in last else errors[label][:1] for label in names}
+            assert tune.winner(arm, axes, short) == {"lr": choice["lr"], "prior": choice["prior"]}
+            complete += 1
+    assert complete >= 5
 
 
 def test_a_single_value_is_no_edge():
