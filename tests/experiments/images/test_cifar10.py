@@ -68,7 +68,13 @@ def test_five_seeds_at_least_where_the_data_are_packaged():
 
 def test_the_published_arm_has_the_published_decays():
     (trial,) = configure("fashion-mnist", "default", "soft-published")["trials"]
-    assert trial == {"lr": 0.1, "prior": {"equivariant": 2 * 5120 * 1e-4, "residual": 2 * 5120 * 1e-3}}
+    assert trial == {"lr": 0.1, "prior": {"equivariant": 2 * 2560 * 1e-4, "residual": 2 * 2560 * 1e-3}}
+
+
+def test_every_arm_has_the_same_compute():
+    """A preset keeps its costs when the data set's name is added to it."""
+    steps = {arm: configure("fashion-mnist", "default", arm)["training"]["steps"] for arm in ("hard", "none", "soft")}
+    assert steps == {"hard": 6400, "none": 6400 // 3, "soft": int(6400 / 7.6)}
 
 
 def test_the_networks_are_the_published_ones():
