@@ -8,9 +8,10 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from softeq.errors import SofteqValueError
+from softeq.experiments import cli_audit_options as options
 from softeq.experiments.cli_calculator import audit_calculator
 
 try:
@@ -19,134 +20,67 @@ except ImportError:  # `experiments.cli.main` says which extra is missing
     typer = None  # type: ignore[assignment]
 
 
-def _option(panel: str, words: str) -> Any:
-    """An option under a heading of the help; nothing where typer is not installed."""
-    return typer.Option(help=words, rich_help_panel=panel) if typer is not None else None
-
-
 EXAMPLE = "softeq audit tf_efficientnet_lite0 resnet50 --images demo --flows rotation,translation_x --layerwise"
 
 
-IMAGES, WEIGHTS, MEASURE, ATOMS = "Images", "The network", "What is measured", "Interatomic potentials"
-
-
 def audit(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL...",
-            help="timm names, packaged models (softeq list --models), or module:factory.",
-            show_default=False,
-        ),
-    ] = None,
-    images: Annotated[
-        str,
-        _option(
-            IMAGES, "demo (photographs that packages ship), noise, a folder, an image, or a list of images (.txt)."
-        ),
-    ] = "demo",
-    limit: Annotated[int, _option(IMAGES, "Images at most.")] = 100,
-    mean: Annotated[str | None, _option(IMAGES, "Per channel, as .485,.456,.406; the network's own if absent.")] = None,
-    std: Annotated[str | None, _option(IMAGES, "Per channel, as .229,.224,.225; the network's own if absent.")] = None,
-    size: Annotated[str | None, _option(IMAGES, "Pixels of the network's input, as 224 or 192x256 (H x W).")] = None,
-    crop: Annotated[
-        float | None, _option(IMAGES, "The share of the image's shorter side that the input shows.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        _option(WEIGHTS, "pretrained, random, packaged, or a file; packaged where there are, else pretrained."),
-    ] = None,
-    weights_key: Annotated[
-        str | None,
-        _option(WEIGHTS, "The part of the file to take, as state_dict_ema; averaged weights first if absent."),
-    ] = None,
-    image_size: Annotated[int | None, _option(WEIGHTS, "Build a timm model for that size.")] = None,
-    num_classes: Annotated[int | None, _option(WEIGHTS, "Build a timm model for so many; 0: without its head.")] = None,
-    output: Annotated[
-        str,
-        _option(MEASURE, "probabilities, logits or vector (should not move); map or tokens (should move along)."),
-    ] = "probabilities",
-    pick: Annotated[
-        str | None, _option(MEASURE, "Of a network that returns several things one: a key, attribute or index.")
-    ] = None,
-    flows: Annotated[
-        str | None,
-        _option(
-            MEASURE,
-            "Some flows, as a,b; the nine affine ones if absent; also brightness, exposure, contrast, saturation, hue.",
-        ),
-    ] = None,
-    norm: Annotated[str, _option(MEASURE, "Of the headline numbers; all norms are recorded.")] = "mean_square",
-    control: Annotated[
-        str,
-        _option(MEASURE, "What the error is held against: samples (motions of other images), phase, noise, or auto."),
-    ] = "auto",
-    layerwise: Annotated[
-        bool, typer.Option("--layerwise", help="Also split the error over the modules.", rich_help_panel=MEASURE)
-    ] = False,
-    stencil: Annotated[str, _option(MEASURE, "bspline, fourier, central or reference.")] = "bspline",
-    boundary: Annotated[str, _option(MEASURE, "How images go on beyond their edge: mirror or periodic.")] = "mirror",
-    margin: Annotated[int, _option(MEASURE, "Pixels at the edge that do not move.")] = 0,
-    calculator: Annotated[
-        str | None, _option(ATOMS, "An ase calculator as module:factory in the networks' place, with --atoms.")
-    ] = None,
-    atoms: Annotated[str | None, _option(ATOMS, "A file of structures that ase reads.")] = None,
-    structures: Annotated[int, _option(ATOMS, "Structures of the file at most.")] = 5,
-    steps: Annotated[int, _option(ATOMS, "Of the run at constant energy; 0 for none.")] = 400,
-    temperature: Annotated[float, _option(ATOMS, "Kelvin, of that run and of kT.")] = 300.0,
-    energy_error: Annotated[
-        float | None, _option(ATOMS, "The model's own test error to compare with, meV per atom; kT if absent.")
-    ] = None,
-    force_error: Annotated[float | None, _option(ATOMS, "Likewise, meV/Å; kT per Å if absent.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
-    batch_size: Annotated[str, typer.Option(help="Images at once; auto halves on out-of-memory.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of random weights, noise, the control and the intervals.")] = 0,
-    out: Annotated[Path, typer.Option(help="The folder of audit.jsonl, audit.csv and audit.html.")] = Path("runs"),
+    models: options.Models = None,
+    images: options.Images = "demo",
+    limit: options.Limit = 100,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    size: options.Size = None,
+    crop: options.Crop = None,
+    weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    image_size: options.ImageSize = None,
+    num_classes: options.NumClasses = None,
+    output: options.Output = "probabilities",
+    pick: options.Pick = None,
+    flows: options.Flows = None,
+    norm: options.Norm = "mean_square",
+    control: options.Control = "auto",
+    layerwise: options.Layerwise = False,
+    stencil: options.Stencil = "bspline",
+    boundary: options.Boundary = "mirror",
+    margin: options.Margin = 0,
+    calculator: options.Calculator = None,
+    atoms: options.Atoms = None,
+    structures: options.Structures = 5,
+    steps: options.Steps = 400,
+    temperature: options.Temperature = 300.0,
+    energy_error: options.EnergyError = None,
+    force_error: options.ForceError = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    batch_size: options.BatchSize = "auto",
+    seed: options.Seed = 0,
+    out: options.Out = Path("runs"),
 ) -> None:
     """Measure the symmetry that networks have learned; the same command resumes."""
     models = models or []
     if calculator is not None or atoms is not None:
-        return audit_calculator(
-            *(calculator, atoms, models, out),
-            structures=structures,
-            steps=steps,
-            temperature=temperature,
-            energy_error=energy_error,
-            force_error=force_error,
-            seed=seed,
-        )
+        run: Any = {"structures": structures, "steps": steps, "temperature": temperature, "seed": seed}
+        errors: Any = {"energy_error": energy_error, "force_error": force_error}
+        return audit_calculator(calculator, atoms, models, out, **run, **errors)
     if not models:
         raise SofteqValueError("models: expected MODEL..., or --calculator with --atoms, got none; see --help")
     from softeq.experiments.audit.settings import Settings
+
+    # As the help has them under its headings.
+    shown: Any = {"mean": _numbers("mean", mean), "std": _numbers("std", std), "size": _size(size), "crop": crop}
+    built: Any = {"weights_key": weights_key, "image_size": image_size, "num_classes": num_classes}
+    asked: Any = {"output": output, "pick": pick, "norm": norm, "control": control, "layerwise": layerwise}
+    moved: Any = {"flows": _flows(flows), "stencil": stencil, "boundary": boundary, "margin": margin}
+    computed: Any = {"device": device, "dtype": dtype, "batch_size": _batch_size(batch_size), "seed": seed}
+    settings = Settings(images=images, limit=limit, weights=weights, **shown, **built, **asked, **moved, **computed)
+    _audited(list(dict.fromkeys(models)), settings, out)
+
+
+def _flows(text: str | None) -> tuple[str, ...]:
     from softeq.measure.motion.flows import FLOWS
 
-    settings = Settings(
-        images=images,
-        limit=limit,
-        mean=_numbers("mean", mean),
-        std=_numbers("std", std),
-        size=_size(size),
-        crop=crop,
-        weights=weights,
-        weights_key=weights_key,
-        image_size=image_size,
-        num_classes=num_classes,
-        output=output,
-        pick=pick,
-        flows=tuple(FLOWS) if flows is None else tuple(n for part in flows.split(",") if (n := part.strip())),
-        norm=norm,
-        control=control,
-        layerwise=layerwise,
-        stencil=stencil,
-        boundary=boundary,
-        margin=margin,
-        device=device,
-        dtype=dtype,
-        batch_size=_batch_size(batch_size),
-        seed=seed,
-    )
-    _audited(list(dict.fromkeys(models)), settings, out)
+    return tuple(FLOWS) if text is None else tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 def _audited(names: list[str], settings: Any, out: Path) -> None:

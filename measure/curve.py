@@ -125,24 +125,8 @@ def displacement_curve(
             walk = _Walk(f, once, settings, space, times)
             values, compared, decisions = walk.over(x, labels, batch_size or len(x))
         found, reason = _slope(slope, f, x, settings, output, norm, seed, batch_size)
-    return DisplacementCurve(
-        flow=walk.flow.name,
-        unit=walk.flow.unit,
-        displacements=torch.tensor(walk.times, dtype=torch.float64),
-        exact=walk.exact(x),
-        compared=compared,
-        norm=norm,
-        output=space.name,
-        stencil=settings.stencil,
-        boundary=settings.boundary,
-        margin=settings.margin,
-        values=values,
-        decisions=decisions,
-        slope=found,
-        no_slope=reason,
-        level=level,
-        seed=seed,
-    )
+    kept: Any = {"values": values, "compared": compared, "decisions": decisions, "slope": found, "no_slope": reason}
+    return DisplacementCurve(**walk.declared(x), **kept, norm=norm, level=level, seed=seed)
 
 
 def _checked_times(displacements: Sequence[float] | None, flow: Flow, x: Tensor) -> list[float]:
@@ -214,6 +198,19 @@ class _Walk:
         flow = self.flow
         grid = [x.shape[axis] for axis in flow.axes]
         return tuple(isinstance(flow, AffineFlow | GridFlow) and flow.exact(t, *grid) for t in self.times)
+
+    def declared(self, x: Tensor) -> dict[str, Any]:
+        """The attributes of the curve that say what was done."""
+        return {
+            "flow": self.flow.name,
+            "unit": self.flow.unit,
+            "displacements": torch.tensor(self.times, dtype=torch.float64),
+            "exact": self.exact(x),
+            "output": self.space.name,
+            "stencil": self.settings.stencil,
+            "boundary": self.settings.boundary,
+            "margin": self.settings.margin,
+        }
 
     def over(self, x: Tensor, labels: Tensor | None, size: int) -> tuple[dict[str, Tensor], Tensor, Decisions | None]:
         """Norms (S, B), the share of the output that was compared (S,), and decisions, `size` samples at once."""

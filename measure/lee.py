@@ -26,7 +26,7 @@ from softeq.measure.output import Output, output_space
 from softeq.measure.results.classes import joined_changes
 from softeq.measure.results.result import NORMS, LeeResult, concatenate, with_centred
 from softeq.measure.results.spread import joined
-from softeq.measure.settings import FlowChoice, resolve
+from softeq.measure.settings import FlowChoice, Settings, resolve
 
 __all__ = ["CONTROLS", "NORMS", "LeeResult", "assert_lee", "concatenate", "local_equivariance_error"]
 
@@ -57,20 +57,20 @@ def local_equivariance_error(
         f: a module (measured in evaluation mode, left as it was) or any callable; it must treat samples apart, which
             is checked on the first of a batch of several.
         x: (B, C, H, W) images, or whatever the flows move; floating and finite.
-        flows: names, flows or a mapping. Affine flows of images come from six generators; flows of other kinds (colour,
-            time, volumes, groups) may stand beside them. All go through f in one pass.
+        flows: names, flows or a mapping, all in one pass through f. Affine flows of images come from six generators;
+            flows of other kinds (colour, time, volumes, groups) may stand beside them.
         output: "probabilities" (softmax of (B, K) logits) or "logits", both invariant; or an Action of the raw output.
         norm: the one that the result's methods use unless told another; all of NORMS are kept.
         stencil: of the images' derivatives (measure.stencils); None: each flow keeps its stencil, boundary and margin.
         boundary, margin: "mirror" or "periodic"; pixels at the edge that do not move, nor take part in the control.
-        control: also measure the answer to other directions as long as the flow's tangent: one of CONTROLS ("samples",
-            "phase", "noise"; see measure.controls); True takes "samples", "phase" of a single sample, and "noise" for
-            flows on no grid (colours, points, vectors); False: none.
+        control: also measure the answer to other directions as long as the flow's tangent: one of CONTROLS (see
+            measure.controls); True: "samples", "phase" of a single sample, "noise" for flows on no grid (colours,
+            points, vectors); False: none.
         draws: directions per sample and kind of flow (shifts, motions about the centre, any other flow is its own).
             Nine affine flows cost one pass over the value, six over generators and two per draw.
         labels: (B,) class indices, negative where there is none: then `result.classes` tells the change of the true
             class's probability too.
-        seed: of the control, drawn sample by sample: batching does not change it; and of the bootstrap.
+        seed: of the bootstrap, and of the control, drawn sample by sample: batching does not change it.
         batch_size: samples at once (None: all).
         chunk: tangents at once (None: all); fewer need less memory and more time.
         level: coverage of the intervals, in (0, 1).
@@ -83,45 +83,59 @@ def local_equivariance_error(
         SofteqValueError, SofteqTypeError: bad options or inputs.
     """
     check_set(x, norm, level, labels)
-    for name, value in (("batch_size", batch_size), ("chunk", chunk), ("draws", draws)):
+    _check_counts(seed, batch_size=batch_size, chunk=chunk, draws=draws)
+    settings, space = resolve(flows, stencil, boundary, margin), output_space(output)
+    controls = _controls(control, draws, settings, x, seed)
+    measurement = Measurement(f, space, settings, controls, chunk, torch.Generator().manual_seed(seed))
+    with unchanged(f):
+        pieces = _pieces(measurement, x, labels, batch_size or len(x))
+        _refuse_nothing(pieces, f, x, space)
+    return with_centred(_gathered(pieces, measurement, x, norm=norm, level=level, seed=seed))
+
+
+def _check_counts(seed: int, **counts: int | None) -> None:
+    for name, value in counts.items():
         if value is not None:
             check_integer(name, value, 1)
     check_integer("seed", seed, 0, 2**63 - 1)
-    settings, space = resolve(flows, stencil, boundary, margin), output_space(output)
-    kinds, generator = control_kinds(control, settings.flows, len(x)), torch.Generator().manual_seed(seed)
-    controls = Controls.of(kinds, draws, settings, x, generator) if kinds else None
-    measurement = Measurement(f, space, settings, controls, chunk, torch.Generator().manual_seed(seed))
-    size = batch_size or len(x)
-    with unchanged(f):
-        pieces = [
-            measurement.of(x[start : start + size], start, None if labels is None else labels[start : start + size])
-            for start in range(0, len(x), size)
-        ]
-        _refuse_nothing(pieces, f, x, space)
+
+
+def _controls(control: bool | str, draws: int, settings: Settings, x: Tensor, seed: int) -> Controls | None:
+    kinds = control_kinds(control, settings.flows, len(x))
+    return Controls.of(kinds, draws, settings, x, torch.Generator().manual_seed(seed)) if kinds else None
+
+
+def _pieces(measurement: Measurement, x: Tensor, labels: Tensor | None, size: int) -> list[Piece]:
+    """The shares of the batches of `size` samples."""
+    return [
+        measurement.of(x[start : start + size], start, None if labels is None else labels[start : start + size])
+        for start in range(0, len(x), size)
+    ]
+
+
+def _gathered(pieces: list[Piece], measurement: Measurement, x: Tensor, **told: Any) -> LeeResult:
+    """The result of the whole set `x`, but for "centred"; `told` are attributes that no piece says."""
+    settings, controls = measurement.settings, measurement.controls
     grams = [p.gram for p in pieces if p.gram is not None]
     drawn = [p.control for p in pieces if p.control is not None]
     per_draw = {name: torch.cat([found[name] for found in drawn], 1) for name in drawn[0]} if drawn else None
-    return with_centred(
-        LeeResult(
-            flows=settings.names,
-            units=tuple(flow.unit for flow in settings.flows),
-            norm=norm,
-            output=space.name,
-            stencil=settings.stencil,
-            boundary=settings.boundary,
-            margin=settings.margin,
-            values={name: torch.cat([piece.values[name] for piece in pieces]) for name in pieces[0].values},
-            control=None if per_draw is None else {name: drawn.nanmean(0) for name, drawn in per_draw.items()},
-            gram=torch.cat(grams) if grams else None,
-            image_size=settings.image_size(x),
-            level=level,
-            seed=seed,
-            control_kind=None if controls is None else controls.name,
-            draws=0 if controls is None else draws,
-            control_spread=None if per_draw is None else {name: _spread(drawn) for name, drawn in per_draw.items()},
-            spread=joined(piece.spread for piece in pieces),
-            classes=joined_changes([piece.classes for piece in pieces]),
-        )
+    return LeeResult(
+        flows=settings.names,
+        units=tuple(flow.unit for flow in settings.flows),
+        output=measurement.space.name,
+        stencil=settings.stencil,
+        boundary=settings.boundary,
+        margin=settings.margin,
+        values={name: torch.cat([piece.values[name] for piece in pieces]) for name in pieces[0].values},
+        control=None if per_draw is None else {name: drawn.nanmean(0) for name, drawn in per_draw.items()},
+        gram=torch.cat(grams) if grams else None,
+        image_size=settings.image_size(x),
+        control_kind=None if controls is None else controls.name,
+        draws=0 if controls is None else controls.draws,
+        control_spread=None if per_draw is None else {name: _spread(drawn) for name, drawn in per_draw.items()},
+        spread=joined(piece.spread for piece in pieces),
+        classes=joined_changes([piece.classes for piece in pieces]),
+        **told,
     )
 
 

@@ -116,11 +116,7 @@ def train(
     Raises:
         SofteqValueError: a rule that trains several priors in turns, under a schedule whose end is not known.
     """
-    if settings.schedule == "plateau" and hasattr(rule, "alone"):
-        raise SofteqValueError(
-            "rule: halving trains several priors in turns over a known number of steps, which a plateau has not;"
-            " expected schedule 'cosine' or 'constant'"
-        )
+    _check_schedule(settings, rule)
     optimizer, stepped = _optimizer(model, settings), compiled_whole(model) if compiled else model
     pace, training = Pace(settings), Training()
     batches, losses, durations = _batches(task.samples, settings.batch_size, order), [], []
@@ -149,6 +145,14 @@ def train(
     counted = durations[_WARM_UP_STEPS:] or durations
     training.seconds_per_step = median(counted) if counted else math.nan
     return training
+
+
+def _check_schedule(settings: LoopSettings, rule: PriorRule | None) -> None:
+    if settings.schedule == "plateau" and hasattr(rule, "alone"):
+        raise SofteqValueError(
+            "rule: halving trains several priors in turns over a known number of steps, which a plateau has not;"
+            " expected schedule 'cosine' or 'constant'"
+        )
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

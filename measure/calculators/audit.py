@@ -13,7 +13,7 @@ from softeq.measure.calculators.causes import Facts, causes_of
 from softeq.measure.calculators.continuity import jumps, path_of
 from softeq.measure.calculators.dynamics import drift
 from softeq.measure.calculators.evaluate import Evaluate, Point
-from softeq.measure.calculators.noise import noise_of
+from softeq.measure.calculators.noise import Noise, noise_of
 from softeq.measure.calculators.result import CalculatorResult, Levels, symmetry_numbers
 from softeq.measure.calculators.slopes import net, slopes, strain_slopes
 from softeq.measure.calculators.symmetry import Deviations, all_symmetries, deviations, translations
@@ -36,6 +36,10 @@ class _Found:
     symmetries: dict[str, dict[int, Deviations]] = field(default_factory=dict)  # by the structures that allow it
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+
+    def of_first(self) -> dict[str, Deviations]:
+        """The symmetries of the first structure."""
+        return {name: parts[0] for name, parts in self.symmetries.items() if 0 in parts}
 
 
 def audit_calculator(
@@ -78,21 +82,10 @@ def audit_calculator(
     on_check("structures")
     bases = [evaluate(own) for own in structures]
     first, base = structures[0], bases[0]
-    again = _asked_again(evaluate, first, generator)
-    for index in range(len(structures)):
-        _symmetries(evaluate, structures, bases, index, degree, generator, found, on_check)
-    size = _force_rms(bases)
-    for name, parts in found.symmetries.items():
-        numbers = [structures[index].numbers for index in parts]
-        symbols = {int(k): chemical_symbols[k] for own in numbers for k in own}
-        found.checks[name] = symmetry_numbers(list(parts.values()), numbers, symbols, size)
-        if name in found.missing:
-            found.missing[name] += f"; {len(structures) - len(parts)} of {len(structures)} structures"
-        if 0 not in parts:  # of the first structure, whose atoms are drawn
-            found.checks[name].pop("force_by_atom_ev_per_a", None)
-    noise = noise_of(base, again)
-    own = {name: parts[0] for name, parts in found.symmetries.items() if 0 in parts}
-    facts = Facts(evaluate, first, base, noise, own, generator)
+    noise = noise_of(base, _asked_again(evaluate, first, generator))
+    _symmetries(evaluate, structures, bases, degree, generator, found, on_check)
+    _summarise(found, structures, _force_rms(bases))
+    facts = Facts(evaluate, first, base, noise, found.of_first(), generator)
     facts = _mechanics(facts, found, steps, temperature, on_check)
     on_check("causes")
     causes = causes_of(facts)
@@ -103,12 +96,7 @@ def audit_calculator(
         periodic=bool(first.pbc.any()),
         precision="float32" if noise.single else "float64",
         calls=evaluate.calls,
-        scales={
-            "energy_ev": base.energy,
-            "force_rms_ev_per_a": size,
-            "energy_noise_ev": noise.energy,
-            "force_noise_ev_per_a": noise.forces,
-        },
+        scales=_scales(bases, noise),
         levels=Levels.of(len(first), temperature, energy_error, force_error),
         checks=found.checks,
         not_measurable=found.missing,
@@ -173,23 +161,45 @@ def _symmetries(
     evaluate: Evaluate,
     structures: Sequence[Any],
     bases: Sequence[Point],
-    index: int,
     degree: int,
     generator: np.random.Generator,
     found: _Found,
     on_check: OnCheck,
 ) -> None:
-    """Of one structure."""
-    for name, elements in all_symmetries(structures[index], degree, generator):
-        on_check(name)
-        if isinstance(elements, NotMeasurable):
-            found.missing.setdefault(name, str(elements))
-            continue
-        try:
-            measured = deviations(evaluate, bases[index], elements)
-            found.symmetries.setdefault(name, {})[index] = measured
-        except NotMeasurable as reason:
-            found.missing.setdefault(name, str(reason))
+    """Of every structure, all symmetries that it allows."""
+    for index, (atoms, base) in enumerate(zip(structures, bases, strict=True)):
+        for name, elements in all_symmetries(atoms, degree, generator):
+            on_check(name)
+            if isinstance(elements, NotMeasurable):
+                found.missing.setdefault(name, str(elements))
+                continue
+            try:
+                measured = deviations(evaluate, base, elements)
+                found.symmetries.setdefault(name, {})[index] = measured
+            except NotMeasurable as reason:
+                found.missing.setdefault(name, str(reason))
+
+
+def _summarise(found: _Found, structures: Sequence[Any], size: float) -> None:
+    """The numbers of each symmetry over the structures that allow it; `size` is of a force, eV/Angstrom."""
+    for name, parts in found.symmetries.items():
+        numbers = [structures[index].numbers for index in parts]
+        symbols = {int(k): chemical_symbols[k] for own in numbers for k in own}
+        found.checks[name] = symmetry_numbers(list(parts.values()), numbers, symbols, size)
+        if name in found.missing:
+            found.missing[name] += f"; {len(structures) - len(parts)} of {len(structures)} structures"
+        if 0 not in parts:  # of the first structure, whose atoms are drawn
+            found.checks[name].pop("force_by_atom_ev_per_a", None)
+
+
+def _scales(bases: Sequence[Point], noise: Noise) -> dict[str, float]:
+    """What the deviations are small or large beside."""
+    return {
+        "energy_ev": bases[0].energy,
+        "force_rms_ev_per_a": _force_rms(bases),
+        "energy_noise_ev": noise.energy,
+        "force_noise_ev_per_a": noise.forces,
+    }
 
 
 def _mechanics(facts: Facts, found: _Found, steps: int, temperature: float, on_check: OnCheck) -> Facts:

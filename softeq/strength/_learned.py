@@ -18,7 +18,7 @@ from softeq.pathways import EQUIVARIANT
 from softeq.prior import Prior
 from softeq.strength._charges import Charge, squared_distance
 from softeq.strength._curvature import curvature_of
-from softeq.strength._learned_pathways import Pathway, check_options, dense_square
+from softeq.strength._learned_pathways import Pathway, agree_over_ranks, check_options, dense_square
 from softeq.strength._probes import average_over_ranks, check_output, graph_kept, probe_of, rank, read_twice, scale_of
 from softeq.strength._rule import RECORD_EVERY, Rule
 
@@ -192,7 +192,7 @@ class Learned(Rule):
         for path in self.paths:
             square = sum(squared_distance(c, means.get(id(c.parameter))) for c in path.charges)
             self._bounded(path, self._next(path, square))
-        self._agree()
+        agree_over_ranks(self.paths)
         self.loss_per_nat = self._unit()
         self._renew_prior()
 
@@ -216,16 +216,6 @@ class Learned(Rule):
             SofteqWarning,
             stacklevel=4,
         )
-
-    def _agree(self) -> None:
-        """The precisions are the same on every process: the mean of their logarithms."""
-        device = self.paths[0].charges[0].parameter.device
-        logs = torch.tensor([math.log(path.precision) for path in self.paths], dtype=torch.float64, device=device)
-        before = logs.clone()
-        average_over_ranks([logs])
-        for path, value, old in zip(self.paths, logs.tolist(), before.tolist(), strict=True):
-            if value != old:
-                path.precision = math.exp(value)
 
     @contextmanager
     def _noisy(self, share: float) -> Iterator[None]:

@@ -1,13 +1,18 @@
-"""A pathway whose precision is learned, the size of its weights in a dense layer, and the checks of its options."""
+"""Pathways whose precision is learned: their dense size, their agreement over processes, the checks of options."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import torch
 
 from softeq.errors import SofteqValueError
 from softeq.pathways import RESIDUAL_START
 from softeq.strength._charges import Charge
 from softeq.strength._curvature import CURVATURES, Curvature
+from softeq.strength._probes import average_over_ranks
 
 WINDOW = (3.0, 100.0)
 """Where ``start`` may lie."""
@@ -44,6 +49,17 @@ class Pathway:
     def inverse_trace(self, noise: float, precision: float) -> float:
         """``tr (J'J / noise + precision)^-1``."""
         return sum(c.inverse_trace(noise, precision) for c in self.curvatures)
+
+
+def agree_over_ranks(paths: Sequence[Pathway]) -> None:
+    """Makes the precisions the same on every process: the mean of their logarithms."""
+    device = paths[0].charges[0].parameter.device
+    logs = torch.tensor([math.log(path.precision) for path in paths], dtype=torch.float64, device=device)
+    before = logs.clone()
+    average_over_ranks([logs])
+    for path, value, old in zip(paths, logs.tolist(), before.tolist(), strict=True):
+        if value != old:
+            path.precision = math.exp(value)
 
 
 def dense_square(charge: Charge) -> float:

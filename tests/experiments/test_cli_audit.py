@@ -3,12 +3,14 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from softeq.experiments import cli
+from softeq.experiments import cli, cli_audit
+from softeq.experiments.audit.settings import Settings
 from softeq.experiments.engine import record
 
 MODEL = "toy_models:cnn"
@@ -59,6 +61,19 @@ def test_every_option_reaches_the_configuration(call, tmp_path):
     expected = {"norm": "relative", "output": "logits", "dtype": "float64", "seed": 3, "stencil": "central"}
     expected |= {"boundary": "periodic", "margin": 1, "layerwise": 2, "limit": 2, "images": "noise", "control": "phase"}
     assert {key: config[key] for key in expected} == expected
+
+
+def test_every_option_reaches_the_settings(call, monkeypatch):
+    told = {"images": "noise", "limit": 3, "mean": ".1,.2", "std": ".3,.4", "size": "5x6", "crop": 0.7}
+    told |= {"weights": "random", "weights_key": "ema", "image_size": 8, "num_classes": 9, "pick": "1.a", "seed": 10}
+    told |= {"output": "map", "flows": "scale,hue", "norm": "relative", "control": "phase", "stencil": "fourier"}
+    told |= {"boundary": "periodic", "margin": 11, "device": "cpu", "dtype": "float64", "batch_size": 12}
+    seen = []
+    monkeypatch.setattr(cli_audit, "_audited", lambda *given: seen.append(given))
+    words = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    call(MODEL, "b:c", MODEL, *words, "--layerwise", "--out", "here", flags=())
+    expected = told | {"mean": (0.1, 0.2), "std": (0.3, 0.4), "size": (5, 6), "flows": ("scale", "hue")}
+    assert seen == [([MODEL, "b:c"], Settings(**expected, layerwise=True), Path("here"))]
 
 
 def test_one_model_fails_and_the_others_go_on(call, tmp_path):
