@@ -2,16 +2,12 @@ import base64
 import csv
 import io
 import json
-import math
-import re
 from html.parser import HTMLParser
 
 import numpy
 import pytest
 
 from softeq.errors import SofteqError
-from softeq.experiments.audit.report.drawing import axis, number, png
-from softeq.experiments.audit.report.figures import Dot, bars, dot_rows, scatter
 from softeq.experiments.audit.report.groups import csv_text, group_records
 from softeq.experiments.audit.report.page import html_text
 from softeq.experiments.audit.report.sections import relative_to_declared
@@ -269,69 +265,6 @@ def test_files_are_replaced_whole(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SofteqError, match=r"cannot write the report into .*another with --out"):
         write_report([_record()], tmp_path / "file")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"),
-        (0.123456, "0.123"),
-        (-1.5, "−1.5"),
-        (1234.0, "1234"),
-        (1.234e-5, "1.23×10⁻⁵"),
-        (-2e12, "−2.00×10¹²"),
-        (None, "–"),
-        (math.nan, "–"),
-        (math.inf, "∞"),
-    ],
-)
-def test_numbers(value, text):
-    assert number(value) == text
-
-
-@pytest.mark.parametrize("log", [True, False])
-@pytest.mark.parametrize("values", [(1e-9, 1.0), (0.3, 0.4), (5.0,), (), (2e5, 3e7), (1.0, 1.0), (800.0, 1050.0)])
-def test_an_axis_holds_its_values_and_has_ticks(values, log):
-    scale = axis(values, 10.0, 110.0, log=log)
-    assert all(10 < scale(v) < 110 for v in values)
-    ticks = scale.ticks()
-    assert 2 <= len(ticks) <= 9
-    assert all(9.9 <= scale(t) <= 110.1 for t in ticks)
-    assert ticks == sorted(ticks)
-    assert scale(-1e30) == 10
-
-
-def test_zero_sits_hollow_at_the_edge_and_nan_is_named():
-    drawn = dot_rows([("a", [Dot(0.0, 0, "x"), Dot(1.0, 1, "y", 0.5, 2.0), Dot(math.nan, 0, "z")])], label="L", alt="A")
-    assert drawn.count('fill="#FFFFFF"') == 1
-    assert "x: 0" in drawn
-    assert "z: –" in drawn
-    assert 'aria-label="A"' in drawn
-
-
-def test_the_bar_of_a_negative_share_lies_left_of_zero():
-    drawn = bars([("up", 1.5, None), ("down", -0.5, (-0.9, 0.2))], label="share", alt="A")
-    (up, wide), (down, narrow) = [
-        (float(x), float(w)) for x, w in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawn)
-    ]
-    assert wide == pytest.approx(3 * narrow, rel=0.01)
-    assert down + narrow == pytest.approx(up, abs=0.2)
-    assert "−50.0 %" in drawn
-
-
-def test_scatter_puts_larger_values_higher_and_further_right():
-    drawn = scatter(
-        [(1.0, 1.0, 0, "a"), (2.0, 10.0, 0, "b")], title="T", x_label="x", y_label="y", alt="A", log_x=False
-    )
-    (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
-    assert x2 > x1
-    assert y2 < y1
-
-
-def test_png_is_read_back_the_same():
-    image = pytest.importorskip("PIL.Image")
-    pixels = numpy.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=numpy.uint8)
-    assert (numpy.asarray(image.open(io.BytesIO(png(pixels)))) == pixels).all()
 
 
 def test_a_name_is_no_formula_in_a_spreadsheet():
