@@ -52,14 +52,16 @@ class Pathway:
 
 
 def agree_over_ranks(paths: Sequence[Pathway]) -> None:
-    """Makes the precisions the same on every process: the mean of their logarithms."""
+    """Makes what is learned the same on every process: the means of precisions' logarithms and of effective numbers."""
     device = paths[0].charges[0].parameter.device
-    logs = torch.tensor([math.log(path.precision) for path in paths], dtype=torch.float64, device=device)
-    before = logs.clone()
-    average_over_ranks([logs])
-    for path, value, old in zip(paths, logs.tolist(), before.tolist(), strict=True):
-        if value != old:
-            path.precision = math.exp(value)
+    values = [[math.log(path.precision) for path in paths], [path.effective for path in paths]]
+    means = torch.tensor(values, dtype=torch.float64, device=device)
+    average_over_ranks([means])
+    logs, numbers = means.tolist()
+    for path, log, old, number in zip(paths, logs, values[0], numbers, strict=True):
+        path.effective = number
+        if log != old:  # a single process keeps its precision to the last digit
+            path.precision = math.exp(log)
 
 
 def dense_square(charge: Charge) -> float:

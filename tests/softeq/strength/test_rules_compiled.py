@@ -109,8 +109,7 @@ def _worker(rank, port, folder, name):
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["variational", "mackay"])
+@pytest.mark.parametrize("name", ["variational", pytest.param("mackay", marks=pytest.mark.slow)])
 def test_processes_agree(name, tmp_path):
     import socket
 
