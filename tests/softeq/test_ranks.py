@@ -8,12 +8,13 @@ from math import comb, factorial, prod
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softeq import Scalar, T, Vector, equivariant_projector, groups
 from softeq.reps import Irrep
+
+from .group_equations import closure
 
 
 def tensors(name, p, q=0):
@@ -116,17 +117,6 @@ def test_the_number_of_invariants_with_dual_indices(case):
     name, count, most = DUALS[case]
     for p, q in itertools.product(range(most + 1), repeat=2):
         assert tensors(name, p, q) == count(p, q), (p, q)
-
-
-def closure(group):
-    """All elements of a finite group, one product at a time."""
-    found = [torch.eye(group.d, dtype=torch.float64)]
-    for element in found:
-        for h in group.discrete_generators:
-            new = element @ h
-            if not any(torch.allclose(new, old, atol=1e-9) for old in found):
-                found.append(new)
-    return torch.stack(found)
 
 
 FINITE = [

@@ -7,23 +7,9 @@ import torch
 from softeq import groups
 from softeq.groups import Group
 
+from .group_equations import closure, eye
+
 QUARTER_TURN = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
-
-
-def eye(d):
-    return torch.eye(d, dtype=torch.float64)
-
-
-def closure(group):
-    """All elements of a finite group, from its generators."""
-    elements = [eye(group.d)]
-    for element in elements:
-        for h in group.discrete_generators:
-            new = element @ h
-            if not any(torch.allclose(new, old, atol=1e-9) for old in elements):
-                elements.append(new)
-    return elements
-
 
 FINITE = {
     "Cyclic(5)": (lambda: groups.Cyclic(5), 5),
@@ -42,7 +28,7 @@ FINITE = {
 def test_samples_of_a_finite_group_reach_every_element(name, rng):
     make, order = FINITE[name]
     group = make()
-    elements = torch.stack(closure(group))
+    elements = closure(group)
     assert len(elements) == order
     nearest = (group.sample(60 * order, rng).unsqueeze(1) - elements).abs().amax((-1, -2)).min(1)
     assert (nearest.values < 1e-9).all()
