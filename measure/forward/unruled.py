@@ -21,6 +21,7 @@ from softeq.measure.forward.dual import RULES, Dual
 from softeq.measure.forward.reverse import NoReverse, check_by_differences, forward_over_reverse
 
 Leaves = list[Any]
+_RANDOM = "draws random numbers, so it has no derivative; make it deterministic"
 _QUANTISED = (
     "quantises: its values are steps, whose derivative is 0 or does not exist; measure the network before quantisation"
 )
@@ -52,6 +53,7 @@ class _Operation:
 
     def __init__(self, func: Any, leaves: Leaves, structure: Any, places: list[int]) -> None:
         self.func, self.name = func, func._schema.name
+        self.random = torch.Tag.nondeterministic_seeded in func.tags
         self._leaves, self._structure, self._places = leaves, structure, places
         duals = [leaves[i] for i in places]
         self.primals = tuple(dual.primal for dual in duals)
@@ -95,7 +97,7 @@ def _of_one(operation: _Operation, i: int, several: bool) -> Any:
     try:
         return _by_reverse(operation, [i])[i]
     except NoReverse as error:
-        return refusal(operation.name, str(error))
+        return refusal(operation.name, _RANDOM if operation.random else str(error))
     except (RuntimeError, NotImplementedError) as error:
         return refusal(operation.name, f"has no derivative ({str(error).splitlines()[0][:120]})")
 

@@ -169,6 +169,7 @@ REFUSED = {
     "tolist": (lambda x: x * torch.tensor(x.tolist()), r"Python numbers \(Tensor.tolist\)"),
     "a list of tensors": (lambda x: x * torch.tensor([x.sum(), x.mean()])[0], "Python numbers"),
     "in the place of a number": (lambda x: torch.add(x, x, alpha=x.sum()), "Python numbers"),
+    "random": (lambda x: x + torch.randn_like(x), "aten::randn_like, which draws random numbers"),
     "text": (lambda x: x * float(f"{x.sum():.9f}"), "Python numbers"),
     "item after writing into a constant": (lambda x: _filled(x, lambda y: y * y.sum().item()), "Python numbers"),
     "list after writing into a constant": (lambda x: _filled(x, lambda y: y * torch.tensor([y.sum()])), "Python numb"),
