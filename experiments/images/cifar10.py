@@ -55,8 +55,8 @@ def _plateau(steps: int, equal: int) -> dict[str, Any]:
 
 
 # By the seconds that trainings took on a quiet machine: 20.6, 40.7, 42.6, 106 ms a step of hard, none, none-augmented
-# and soft, whose rule draws every dense residual weight anew; the other two as measured beside other work.
-_COSTS = {"hard": 1.0, "none": 2.0, "none-augmented": 2.0, "soft-grid": 4.2, "soft-published": 4.6, "soft": 5.1}
+# and soft, whose rule draws every dense residual weight anew; the other two in turns with hard, 19.1, 54.9, 61.8 ms.
+_COSTS = {"hard": 1.0, "none": 2.0, "none-augmented": 2.0, "soft-grid": 2.9, "soft-published": 3.2, "soft": 5.1}
 
 # Of the dearest arm, soft; cheaper ones look after as much compute. Looks every 20 steps let soft stop early.
 _LOOKS = {"validate_every": 32}
