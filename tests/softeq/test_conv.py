@@ -110,6 +110,17 @@ def test_forward_and_gradients_are_those_of_the_definition(geometry, form):
         torch.testing.assert_close(layer(x[0]), y[0], **TIGHT)
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_channel_with_kernels_of_its_own_is_that_of_the_definition(form, outputs):
+    layer = build("3x3 same", channels=(4, 4 * outputs), groups=4, residual=form, rank=2)
+    x = images(layer).requires_grad_()
+    wanted, both = [x, *layer.parameters()], (layer(x), definition(layer, x))
+    torch.testing.assert_close(*both, **TIGHT)
+    torch.testing.assert_close(*(torch.autograd.grad(y.sin().sum(), wanted) for y in both), **TIGHT)
+    torch.testing.assert_close(fold(layer)(x), both[0], **TIGHT)
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_merged_and_folded_agree(form, backend):
