@@ -87,10 +87,10 @@ SIZES: Mapping[str, Size] = {
     ),
     "default": _size(
         10,
-        {_FASHION: [10_000, 2_000, 10_000], _DIGITS: [3_200, 800, 1_000]},
-        {_FASHION: 0.82, _DIGITS: 0.9},
+        {_FASHION: [5_000, 1_000, 5_000], _DIGITS: [3_200, 800, 1_000]},
+        {_FASHION: 0.78, _DIGITS: 0.9},
         _EPOCHS,
-        100,
+        50,
     ),
     "paper": _size(
         10,
