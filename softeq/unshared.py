@@ -39,9 +39,9 @@ def low_rank_conv(
 ) -> Tensor:
     """A convolution with the kernel ``shared + sum_r coefficients[r, p] kernels[r]`` at output position p.
 
-    One convolution with ``(rank + 1) * out`` output channels, then a sum over them per position. Where every channel has
-    a kernel of its own, one convolution per term: torch has no fast path for several outputs of one channel, and takes
-    two to ten times as long for them.
+    One convolution with ``(rank + 1) * out`` output channels, then a sum over them per position. Where every channel
+    has a kernel of its own, one convolution per term: torch has no fast path for several outputs of one channel, and
+    takes two to ten times as long for them.
 
     Args:
         x: ``(N, C, *size)``.

@@ -40,8 +40,8 @@ def _plateau(steps: int, equal: int) -> dict[str, Any]:
     return {"steps": steps, "schedule": "plateau", "validate_every": max(1, equal // 6), "equal_steps": equal}
 
 
-# Measured in turns on a quiet machine: .37, .70, .80 s a step of plain, soft-grid, soft. A step of frozen is a matter of
-# a millisecond, so that compute is no limit to it: it has plain's steps.
+# Measured in turns on a quiet machine: .37, .70, .80 s a step of plain, soft-grid, soft. A step of frozen takes a
+# millisecond, so that compute is no limit to it: it has plain's steps.
 _COSTS = {"plain": 1.0, "frozen": 1.0, "soft-grid": 1.9, "soft": 2.15}
 # Of soft: five looks are seven passes over the images.
 _LOOKS = {"validate_every": 20}
