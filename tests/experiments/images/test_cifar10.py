@@ -74,7 +74,7 @@ def test_the_published_arm_has_the_published_decays():
 def test_every_arm_has_the_same_compute():
     """A preset keeps its costs when the data set's name is added to it."""
     steps = {arm: configure("fashion-mnist", "default", arm)["training"]["steps"] for arm in ("hard", "none", "soft")}
-    assert steps == {"hard": 6400, "none": 6400 // 2, "soft": int(6400 / 5.1)}
+    assert steps == {"hard": int(12_000 / 1.12), "none": 12_000, "soft": int(12_000 / 3.1)}
 
 
 def test_the_networks_are_the_published_ones():
