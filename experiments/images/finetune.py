@@ -36,20 +36,20 @@ def _size(seeds: int, rows: list[int], pixels: int, training: dict[str, Any], me
     return Size(seeds, {}, {"sizes": rows, "pixels": pixels}, {**common, **training}, measured=measured, **options)
 
 
-def _plateau(steps: int, equal: int) -> dict[str, Any]:
-    return {"steps": steps, "schedule": "plateau", "validate_every": max(1, equal // 6), "equal_steps": equal}
+def _plateau(steps: int, equal: int, every: int) -> dict[str, Any]:
+    return {"steps": steps, "schedule": "plateau", "validate_every": every, "equal_steps": equal}
 
 
 # Measured in turns on a quiet machine: .37, .70, .80 s a step of plain, soft-grid, soft. A step of frozen takes a
 # millisecond, so that compute is no limit to it: it has plain's steps.
 _COSTS = {"plain": 1.0, "frozen": 1.0, "soft-grid": 1.9, "soft": 2.15}
 # Of soft: five looks are seven passes over the images.
-_LOOKS = {"validate_every": 20}
+_LOOKS = 20
 
 SIZES = {
     "smoke": _size(1, [32, 20, 20], 32, {"steps": 2, "validate_every": 1}, 2, trials="one"),
-    "default": _size(10, [480, 200, 1000], 56, _plateau(960, 60) | _LOOKS, 60, costs=_COSTS),
-    "paper": _size(10, [2_000, 1_000, 10_000], 112, _plateau(10_000, 1_260), 100),
+    "default": _size(10, [480, 200, 1000], 56, _plateau(960, 60, _LOOKS), 60, costs=_COSTS),
+    "paper": _size(10, [2_000, 1_000, 10_000], 112, _plateau(10_000, 1_260, 210), 100),
 }
 LISTS = Lists((1e-3, 3e-3, 1e-2), residual=(1.0, 100.0, 1e4))
 """AdamW's learning rate, and the precision of the prior on residual pathways, for the whole data set."""

@@ -21,7 +21,7 @@ from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.functions import push_duals
 from softeq.measure.forward.prepare import measurable
 from softeq.measure.forward.reverse import NoReverse, check_by_differences, forward_over_reverse
-from softeq.measure.forward.state import Kept, unchanged
+from softeq.measure.forward.state import DRAWS, Kept, unchanged
 from softeq.measure.forward.watch import Watch
 
 ENGINES = ("auto", "dual", "vmap", "reverse")
@@ -98,7 +98,7 @@ def _push(pushed: _Pushed, x: Tensor, directions: Tensor, engine: str) -> tuple[
             with measurable(pushed.f, fused=name == "dual"), torch.no_grad():
                 found = _PUSH[name](pushed, x, directions)
                 if pushed.kept.drew():
-                    raise NotMeasurable("f draws random numbers, so it has no derivative; make it deterministic")
+                    raise NotMeasurable(f"f {DRAWS}")
                 return found
         except NoReverse as error:
             errors.append(error)
@@ -149,7 +149,7 @@ _PUSH: dict[str, Callable[[_Pushed, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 _REASONS = (  # what torch's messages contain, and what that means here
     (("autograd.Function",), "f uses a torch.autograd.Function without a forward-mode rule (setup_context and jvp)"),
     (("forward AD", "forward-mode"), "f uses an operation without a forward-mode derivative"),
-    (("randomness",), "f draws random numbers, so it has no derivative; make it deterministic"),
+    (("randomness",), f"f {DRAWS}"),
     (("captured Tensor",), "f writes into a tensor from outside of it"),
     (
         ("flex_attention",),

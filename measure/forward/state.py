@@ -22,6 +22,9 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from softeq.measure.errors import NotMeasurable
 
+DRAWS = "draws random numbers, so it has no derivative; make it deterministic"
+"""Why what `Kept.drew` finds is refused, after the name of a function or an operation."""
+
 _OBJECT_DEPTH = 2  # objects of the user's own that a module holds, and those that they hold
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))  # what cannot change: half of what a module holds
 _CONTAINERS = frozenset((dict, OrderedDict, list, set))  # empty ones are most of the rest

@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.dual import RULES, Dual
 from softeq.measure.forward.reverse import NoReverse, check_by_differences, forward_over_reverse
+from softeq.measure.forward.state import DRAWS
 
 Leaves = list[Any]
-_RANDOM = "draws random numbers, so it has no derivative; make it deterministic"
 _QUANTISED = (
     "quantises: its values are steps, whose derivative is 0 or does not exist; measure the network before quantisation"
 )
@@ -97,7 +97,7 @@ def _of_one(operation: _Operation, i: int, several: bool) -> Any:
     try:
         return _by_reverse(operation, [i])[i]
     except NoReverse as error:
-        return refusal(operation.name, _RANDOM if operation.random else str(error))
+        return refusal(operation.name, DRAWS if operation.random else str(error))
     except (RuntimeError, NotImplementedError) as error:
         return refusal(operation.name, f"has no derivative ({str(error).splitlines()[0][:120]})")
 
