@@ -31,7 +31,8 @@ class PotentialCalculator(Calculator):
     Units are ase's: eV, eV/Angstrom, eV/Angstrom^3. ``energies`` are those of the atoms; ``free_energy`` equals
     ``energy``, as forces are its slope. Stress is the slope of the energy under a strain of positions and cell, over
     the volume; it needs three cell vectors and a periodic direction. Results are kept until the atoms, the field, the
-    model or its weights change.
+    model or its weights change. The model knows elements and places: charges, magnetic moments and ``info`` of the
+    atoms change nothing, so that an ion has the energy of what the model was trained on.
 
     For long runs at constant energy use a model in float64 (``model.double()``): float32 rounds an energy of some
     hundred eV to 1e-5 eV.

@@ -93,7 +93,7 @@ class Engine:
 
 
 def calculator(engine: Engine) -> Any:
-    """The engine as an ase calculator with energy and forces.
+    """The engine as an ase calculator with energy and forces; it refuses atoms that are not the engine's.
 
     Raises:
         MissingExtraError: ase is not installed.
@@ -108,6 +108,11 @@ def calculator(engine: Engine) -> Any:
 
         def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
             super().calculate(atoms, properties, system_changes)
+            if not np.array_equal(self.atoms.numbers, engine.numbers) or self.atoms.pbc.any():
+                raise SofteqValueError(
+                    f"atoms: expected the engine's, {engine.numbers.tolist()} in vacuum, got "
+                    f"{self.atoms.numbers.tolist()}, pbc {self.atoms.pbc.tolist()}"
+                )
             found = engine(self.atoms.positions)
             self.results = {"energy": found.energy, "forces": found.forces}
 

@@ -56,6 +56,10 @@ def test_as_a_calculator_of_ase():
     found = Engine(numbers)(positions)
     assert atoms.get_potential_energy() == pytest.approx(found.energy)
     np.testing.assert_allclose(atoms.get_forces(), found.forces, atol=1e-9)
+    for others in (Atoms("OHF", positions), Atoms(numbers, positions, cell=3 * np.eye(3), pbc=True)):
+        others.calc = calculator(Engine(numbers))
+        with pytest.raises(SofteqValueError, match=r"atoms: expected the engine's, .* in vacuum, got"):
+            others.get_potential_energy()
 
 
 def test_conformers_come_from_their_seed():
