@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softeq._arguments import check_dtype, no_equivariant_map
+from softeq._arguments import check_dtype, check_read, no_equivariant_map
 from softeq._constants import Constants
 from softeq.irreps import as_irreps
 from softeq.pathways import (
@@ -181,7 +181,7 @@ class SoftChannelwise(MergedLayer):
     def _merged_part(self, part: str) -> Tensor | None:
         if part == "bias":
             return None
-        own, free = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)
+        own, free = self.pathway(EQUIVARIANT), check_read(self.pathway(RESIDUAL))
         if own is None or free is None:
             return own.weight if free is None else free.weight
         return own.like_that_of(free.weight) + free.weight

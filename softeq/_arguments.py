@@ -64,3 +64,23 @@ def check_width(x: Tensor, size: int, rep: Rep, what: str = "") -> None:
     """Raises unless the last axis of a layer's input has ``size`` coordinates; the message names ``what`` and rep."""
     if x.shape[-1:] != (size,):
         raise SofteqValueError(f"x: expected shape (..., {size}) for {what}{rep!r}, got {tuple(x.shape)}")
+
+
+def check_read(module: Any) -> Any:
+    """The module, or ``None``, whose numbers a layer is to read without calling it.
+
+    Raises:
+        SofteqTypeError: a hook computes them when the module is called (torch's pruning, its older weight and spectral
+            norm): what is to be read would be what they were when the hook was set.
+    """
+    if (
+        module is not None
+        and module._forward_pre_hooks
+        and (stale := [k for k, v in vars(module).items() if isinstance(v, Tensor)])
+    ):
+        hooks = sorted({type(hook).__name__ for hook in module._forward_pre_hooks.values()})
+        raise SofteqTypeError(
+            f"{stale[0]}: {', '.join(hooks)} computes it when a {type(module).__name__} is called, but its layer reads "
+            "it without a call; take torch.nn.utils.parametrize, or end it first (torch.nn.utils.prune.remove)"
+        )
+    return module

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softeq._arguments import check_dtype, no_equivariant_map
+from softeq._arguments import check_dtype, check_read, no_equivariant_map
 from softeq._irreps_paths import PathProducts
 from softeq._irreps_products import check_external, path_product
 from softeq.irreps import IrrepsProjector, as_irreps, check_irreps_width
@@ -67,7 +67,7 @@ class SoftO3ExternalLinear(SoftLayer):
         if own is not None:
             check_external(weight, self.weight_numel)
         outputs = [] if own is None else [own(x, weight)]
-        outputs += [] if free is None else [nn.functional.linear(x, free.weight, free.bias)]
+        outputs += [] if free is None else [nn.functional.linear(x, check_read(free).weight, free.bias)]
         return sum(outputs[1:], outputs[0])
 
     def folded(self) -> nn.Module:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from softeq._arguments import check_read
 from softeq._block_space import BlockSpace
 from softeq._constants import Build, Constants
 from softeq._grid_filters import orthonormal_rows
@@ -95,7 +96,7 @@ class Ladder:
         """The rungs' parts and what of the residual's lies outside all groups' spaces; ``None`` if there is neither."""
         total = free if free is None else self.within[FIRST].without(free)
         for name, space in self.rungs.items():
-            own = getattr(pathways[name], part, None) if name in pathways else None
+            own = getattr(check_read(pathways[name]), part, None) if name in pathways else None
             if own is not None:
                 total = space.expand(own) if total is None else space.replaced(total, own)
         return total

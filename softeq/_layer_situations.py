@@ -9,10 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from softeq._fold import fold
 from softeq._layer_checks import CHECKS, Case, DoesNotApply, check, ensure, ensure_close
+from softeq.errors import SofteqTypeError
 
 __all__ = ["CHECKS", "Case", "DoesNotApply"]
 
@@ -154,3 +156,23 @@ def channels_last(case: Case) -> None:
         ensure_close(got, wanted, "channels_last, output or gradient")
     folded = fold(layer).to(memory_format=form)
     ensure_close(folded(*inputs).detach(), expected[0], "channels_last, folded")
+
+
+@check
+def hooks(case: Case) -> None:
+    """What a hook computes at a call, as torch's pruning does, counts as it is then, or is refused: it never is old."""
+    for place, module in case.layer.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.numel():
+                continue
+            hooked, plain = case.copy(), case.copy()
+            other = torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+            prune.identity(hooked.get_submodule(place), name)
+            with torch.no_grad():
+                getattr(hooked.get_submodule(place), f"{name}_orig").copy_(other)
+                getattr(plain.get_submodule(place), name).copy_(other)
+                try:
+                    found = hooked(*case.inputs)
+                except SofteqTypeError:
+                    continue
+                ensure_close(found, plain(*case.inputs), f"the output with a hook that computes {place}.{name}", 1e-6)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softeq._arguments import check_read
 from softeq.errors import SofteqTypeError, SofteqValueError
 
 BIAS_STD = 0.02
@@ -49,7 +50,7 @@ class Projections(nn.Module):
 
     def attend(self, x: Tensor, logits: Tensor, offset: Tensor | None) -> Tensor:
         """Attention with these biases: ``x (..., N, dim)``, ``logits (heads, N, N)``, ``offset (N, 3 dim)`` or less."""
-        return attend(x, self.qkv.weight, offset, logits, self.out)
+        return attend(x, check_read(self.qkv).weight, offset, logits, self.out)
 
 
 def attend(x: Tensor, qkv: Tensor, offset: Tensor | None, logits: Tensor, out: nn.Linear) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from softeq._arguments import whole
+from softeq._arguments import check_read, whole
 from softeq._constants import Constants
 from softeq._positions import BIAS_STD, POSITIONS, PositionedAttention, Projections, masked, offset_classes
 from softeq._windows import pair
@@ -105,7 +105,7 @@ class SoftAttention(MergedLayer):
         raise SofteqValueError("SoftAttention has no pathway left: build it again with its constraint")
 
     def _merged_part(self, part: str) -> Tensor | None:
-        relative, absolute = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)
+        relative, absolute = check_read(self.pathway(EQUIVARIANT)), check_read(self.pathway(RESIDUAL))
         if part == "bias":
             return _added(self.projections.qkv.bias, None if absolute is None else absolute.offset)
         shared = None if relative is None else self._spread(relative.table)

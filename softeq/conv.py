@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from softeq._arguments import check_dtype, whole
+from softeq._arguments import check_dtype, check_read, whole
 from softeq._residuals import RESIDUALS, uniform
 from softeq._windows import CONVOLUTIONS, Window, check_channels, padding_of, per_axis
 from softeq.errors import SofteqTypeError, SofteqValueError
@@ -148,7 +148,7 @@ class SoftConv(MergedLayer):
         return f"Window({geometry}, groups={w.groups}, mode={w.mode!r}), size {self.size}"
 
     def _merged_part(self, part: str) -> Tensor | None:
-        own, free = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)
+        own, free = check_read(self.pathway(EQUIVARIANT)), check_read(self.pathway(RESIDUAL))
         shared = None if own is None else getattr(own, part)
         if free is None:
             return shared

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softeq._arguments import check_dtype
+from softeq._arguments import check_dtype, check_read
 from softeq._constants import Constants as Constants  # for layers of users' own
 from softeq._ladder import Ladder, Spanned
 from softeq._means import forget_means, make_room, means_within
@@ -203,7 +203,7 @@ class MergedLayer(SoftLayer):
         return weight
 
     def _merged_part(self, part: str) -> Tensor | None:
-        own, free = (getattr(self.pathway(name), part, None) for name in PATHWAYS)
+        own, free = (getattr(check_read(self.pathway(name)), part, None) for name in PATHWAYS)
         if part in self.ladders:
             free = self.ladders[part].merged(self.pathways, part, free)
         return free if own is None else self.expand(part, own, free)

@@ -144,7 +144,7 @@ def check_layer(
     The layer is not changed. Checked are: the partition of the parameters, merged weight and projector, ``fold``,
     ``harden``, the penalty, the defect, float64, autocast, gradients, compilation, export, ``torch.jit.trace``, state
     dict, the meta device, pickle, averages with buffers, ``functional_call`` and ``vmap`` over stacked parameters,
-    channels_last, inputs of a wrong dtype, and the equivariance of the hard form.
+    channels_last, hooks that compute a parameter, inputs of a wrong dtype, and the equivariance of the hard form.
 
     Args:
         layer: a `SoftLayer` in float32 on the CPU, with any constraint.
