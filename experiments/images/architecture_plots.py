@@ -1,147 +1,36 @@
-"""The figure and the finding of ``cnn-vs-vit``: errors over epochs by stencil, and the ratio of ViTs to CNNs.
-
-    python -m experiments.images.architecture_plots results
-
-prints the finding's table from the records in a folder.
-"""
+"""The figure of ``cnn-vs-vit``: errors over epochs by stencil, and the ratio of ViTs to CNNs."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softeq.errors import SofteqError
-from softeq.experiments.engine import record
 from softeq.experiments.engine.record import Record
-from softeq.experiments.images.architectures import EXPERIMENTS, OUTPUTS, STENCILS
-from softeq.experiments.images.checkpoints import QUANTITIES, translation
+from softeq.experiments.images.architectures import EXPERIMENTS, STENCILS
+from softeq.experiments.images.checkpoints import translation
+from softeq.experiments.images.families import (
+    FAMILIES,
+    NAME,
+    Checkpoint,
+    at_epoch,
+    at_moment,
+    diverged,
+    of_preset,
+    ratios,
+)
 from softeq.experiments.show.plots import BAND, COLOURS, draw_figure, label_log
-from softeq.experiments.show.tables import choose_preset, current, select, variant_order
+from softeq.experiments.show.tables import variant_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EXPERIMENT = EXPERIMENTS["cnn-vs-vit"]
-MOMENTS = ("before training", "at matched accuracy", "after training")
-FAMILIES = ("cnn", "vit")
+EXPERIMENT = EXPERIMENTS[NAME]
 _TITLES = {"bspline": "cubic B-spline", "central": "central differences", "reference": "reference (bilinear kink)"}
 _DASHES = ("-", "--", ":")
-
-Checkpoint = Mapping[str, Any]
-
-
-def at_moment(r: Record, moment: str) -> Checkpoint | None:
-    """The checkpoint of a run at one of `MOMENTS`; None where the run never came there."""
-    metrics = r["metrics"]
-    if moment == "after training":
-        return None if diverged(r) else metrics["checkpoints"][-1]
-    return at_epoch(r, 0 if moment == "before training" else metrics["matched_epoch"])
-
-
-def diverged(r: Record) -> bool:
-    """Whether the training of a run ended in a loss that was not finite."""
-    return r["metrics"].get("diverged_at_step") is not None
-
-
-def at_epoch(r: Record, epoch: float | None) -> Checkpoint | None:
-    """The checkpoint of a run after that epoch; None where there is none."""
-    return next((c for c in r["metrics"]["checkpoints"] if c["epoch"] == epoch), None)
-
-
-def family_ratio(errors: Mapping[str, float]) -> float:
-    """The geometric mean over the variants named ``vit-`` over that of those named ``cnn-``.
-
-    NaN where a family is absent or an error is not a positive, finite number.
-    """
-    logarithms = []
-    for family in FAMILIES:
-        values = [v for variant, v in errors.items() if variant.startswith(f"{family}-")]
-        if not values or not all(math.isfinite(v) and v > 0 for v in values):
-            return math.nan
-        logarithms.append(math.fsum(map(math.log, values)) / len(values))
-    return math.exp(logarithms[1] - logarithms[0])
-
-
-def ratios(
-    records: Sequence[Record], pick: Callable[[Record], Checkpoint | None], stencil: str, output: str, quantity: str
-) -> list[float]:
-    """`family_ratio` of every seed that has all variants, of the checkpoints that ``pick`` gives."""
-    variants = {r["variant"] for r in records}
-    found = []
-    for seed in sorted({r["seed"] for r in records}):
-        mine = {r["variant"]: r for r in records if r["seed"] == seed}
-        if mine.keys() != variants:
-            continue
-        ratio = family_ratio({v: translation(pick(r), stencil, output, quantity) for v, r in mine.items()})
-        if math.isfinite(ratio):
-            found.append(ratio)
-    return found
-
-
-def pairs_won(
-    records: Sequence[Record], pick: Callable[[Record], Checkpoint | None], stencil: str, output: str, quantity: str
-) -> tuple[int, int]:
-    """In how many pairs of a ViT and a CNN of the same seed the ViT has the smaller error, and how many there are."""
-    won = total = 0
-    errors = {(r["variant"], r["seed"]): translation(pick(r), stencil, output, quantity) for r in records}
-    for (a, seed_a), (b, seed_b) in itertools.product(errors, errors):
-        pair = errors[a, seed_a], errors[b, seed_b]
-        if seed_a == seed_b and a.startswith("vit-") and b.startswith("cnn-") and all(map(math.isfinite, pair)):
-            won, total = won + (pair[0] < pair[1]), total + 1
-    return won, total
-
-
-def finding(records: Sequence[Record], preset: str | None = None) -> str:
-    """A Markdown table: ViT over CNN by moment, output, quantity and stencil, and the pairs in which the ViT is lower.
-
-    Args:
-        records: any; those of other experiments and presets are left out.
-        preset: the largest that there is when None.
-
-    Raises:
-        SofteqError: no such records, or none of a whole seed.
-    """
-    mine = _of_preset(records, preset)
-    lines = [
-        "| translation LEE, ViT / CNN | " + " | ".join(STENCILS) + " |",
-        "|---|" + "---|" * len(STENCILS),
-    ]
-    for moment, output, quantity in itertools.product(MOMENTS, OUTPUTS, QUANTITIES):
-        cells = []
-        for stencil in STENCILS:
-            pick = functools.partial(at_moment, moment=moment)
-            asked = (stencil, output, quantity)
-            cells.append(_cell(ratios(mine, pick, *asked), pairs_won(mine, pick, *asked)))
-        lines.append(f"| {moment}, {output}, {quantity.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    note = (
-        "Cells: geometric mean over seeds of the families' geometric means (least to largest seed; pairs in which the"
-    )
-    return "\n".join([*lines, "", f"{note} ViT is lower, of all).", *_rates_at_edge(mine)])
-
-
-def _rates_at_edge(records: Sequence[Record]) -> tuple[str, ...]:
-    """How often the chosen learning rate stood at an edge of its list; nothing of records that do not say."""
-    told = [edge for r in records if (edge := r["metrics"].get("learning_rate_at_edge")) is not None]
-    text = f"The chosen learning rate stood at an edge of its list in {sum(told)} of {len(told)} runs."
-    return ("", text) if told else ()
-
-
-def _cell(values: Sequence[float], pairs: tuple[int, int]) -> str:
-    if not values:
-        return "not measurable"
-    mean = math.exp(math.fsum(map(math.log, values)) / len(values))
-    return f"{mean:.2f} ({min(values):.2f} to {max(values):.2f}; {pairs[0]} of {pairs[1]})"
-
-
-def _of_preset(records: Iterable[Record], preset: str | None) -> list[Record]:
-    mine = select(records, EXPERIMENT.name)
-    chosen = choose_preset(mine, preset)
-    return current([r for r in mine if r["preset"] == chosen])
 
 
 def plot_architectures(records: Sequence[Record], path: str | Path, preset: str | None = None) -> None:
@@ -161,9 +50,9 @@ def plot_architectures(records: Sequence[Record], path: str | Path, preset: str 
         SofteqValueError: for another suffix.
         MissingExtraError: without matplotlib.
     """
-    mine = _of_preset(records, preset)
+    mine = of_preset(records, preset)
     if not any(_curve([r], stencil) for r in mine for stencil in STENCILS):
-        raise SofteqError(f"nothing to draw: no record of {EXPERIMENT.name} has a finite translation LEE")
+        raise SofteqError(f"nothing to draw: no record of {NAME} has a finite translation LEE")
     draw_figure(path, (13.0, 3.9), lambda axes: _panels(axes, mine))
 
 
@@ -259,14 +148,12 @@ def _ratio_panel(panel: Axes, records: Sequence[Record]) -> None:
     last = stations[-1][0] if stations else 1.0
     for stencil, colour, dash in zip(STENCILS, COLOURS[2 : 2 + len(STENCILS)], _DASHES, strict=True):
         found = {epoch: ratios(records, pick, stencil, "logits", "relative") for epoch, pick in stations}
-        curve = {e: values for e, values in found.items() if values}
+        curve = {epoch: list(by_seed.values()) for epoch, by_seed in found.items() if by_seed}
         if curve:
             handles.append(_band(panel, curve, colour, dash, stencil))
             shown += [value for group in curve.values() for value in group]
-        matched = ratios(
-            records, functools.partial(at_moment, moment="at matched accuracy"), stencil, "logits", "relative"
-        )
-        if matched:
+        pick = functools.partial(at_moment, moment="at matched accuracy")
+        if matched := list(ratios(records, pick, stencil, "logits", "relative").values()):
             panel.plot(last * 1.25, _geometric(matched), marker="o", color=colour, markersize=5, linestyle="")
             shown += matched
     panel.axhline(1.0, color="#666666", linewidth=1.0)
@@ -276,12 +163,3 @@ def _ratio_panel(panel: Axes, records: Sequence[Record]) -> None:
     panel.set_xlim(right=last * 1.5)
     if handles:
         panel.legend(handles=handles, fontsize=8)
-
-
-if __name__ == "__main__":
-    folder = sys.argv[1] if len(sys.argv) > 1 else "results"
-    try:
-        table = finding(record.read(record.record_path(folder, EXPERIMENT.name)))
-    except SofteqError as error:
-        sys.exit(f"softeq: {error}")
-    sys.stdout.write(f"{table}\n")

@@ -136,6 +136,15 @@ class Quantities:
         """A module's share of an audited network's error, with its interval over images."""
         return audited.share(_read(self.results, "audit"), model, flow, module)
 
+    def families(self, which: str, moment: str, stencil: str, output: str, quantity: str) -> paired.Paired:
+        """ViTs over CNNs in ``cnn-vs-vit``, paired by seed, p by Holm, see `experiments.images.families.compared`."""
+        from softeq.experiments.images.families import compared
+
+        found = compared(self._records(which)).get((moment, stencil, output, quantity))
+        if found is None:
+            raise SofteqError(f"{which}: {moment}, {stencil}, {output}, {quantity} was not measured")
+        return found
+
     def zero_error(self, seeds: float) -> float:
         """The mean squared error of a network that says 0 on the test rows of ``inertia``, over seeds from 0."""
         return _baseline(int(seeds), "zero")
