@@ -49,7 +49,16 @@ class Projections(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def attend(self, x: Tensor, logits: Tensor, offset: Tensor | None) -> Tensor:
-        """Attention with these biases: ``x (..., N, dim)``, ``logits (heads, N, N)``, ``offset (N, 3 dim)`` or less."""
+        """Attention with these biases: ``x (..., N, dim)``, ``logits (heads, N, N)``, ``offset (N, 3 dim)`` or less.
+
+        Raises:
+            SofteqTypeError: something else than a linear layer stands in for ``qkv``, such as an adapter around it.
+        """
+        if type(self.qkv).forward is not nn.Linear.forward:
+            raise SofteqTypeError(
+                f"qkv: expected an nn.Linear, whose weight is read without a call, got {type(self.qkv).__name__}, "
+                "whose own computation would be left out; leave qkv out of the modules that are adapted"
+            )
         return attend(x, check_read(self.qkv).weight, offset, logits, self.out)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import softeq
 from softeq import Prior, SoftAttention, prior_penalty
-from softeq.errors import SofteqValueError
+from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.testing import TOLERANCES
 
 SIZE = (3, 4)
@@ -253,3 +253,26 @@ def test_bad_inputs():
             f(tokens(layer), is_causal=True)
     with pytest.raises(SofteqValueError, match="no equivariant pathway"):
         softeq.harden(build(constraint="none"))
+
+
+class Adapter(nn.Module):
+    """A low-rank change of a linear layer, as libraries of adapters wrap one; it passes the layer's weight on."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.down = base, nn.Linear(base.in_features, 1, bias=False, dtype=base.weight.dtype)
+        self.up = nn.Linear(1, base.out_features, bias=False, dtype=base.weight.dtype)
+        self.weight, self.bias = base.weight, base.bias
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+def test_adapters_count_or_are_refused():
+    layer = build()
+    x, before = tokens(layer), layer(tokens(layer))
+    layer.projections.out = Adapter(layer.projections.out)
+    assert (layer(x) - before).abs().max() > 1e-3
+    layer.projections.qkv = Adapter(layer.projections.qkv)
+    with pytest.raises(SofteqTypeError, match=r"qkv: expected an nn.Linear, .* got Adapter"):
+        layer(x)
