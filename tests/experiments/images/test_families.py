@@ -8,7 +8,16 @@ from softeq.errors import SofteqError
 from softeq.experiments.engine import record
 from softeq.experiments.images.architectures import OUTPUTS, STENCILS
 from softeq.experiments.images.checkpoints import QUANTITIES
-from softeq.experiments.images.families import at_epoch, at_moment, compared, family_ratio, finding, pairs_won, ratios
+from softeq.experiments.images.families import (
+    TURN,
+    at_epoch,
+    at_moment,
+    compared,
+    family_ratio,
+    finding,
+    pairs_won,
+    ratios,
+)
 from softeq.experiments.show import claims
 from softeq.experiments.show.paired import paired
 
@@ -52,7 +61,8 @@ def test_comparisons_are_paired_by_seed_and_adjusted_for_all_of_them(records, ma
             for c in r["metrics"]["checkpoints"]:
                 c["lee"]["bspline"]["logits"]["relative"] = [1.1 * v for v in c["lee"]["bspline"]["logits"]["relative"]]
     found = compared(records)
-    assert len(found) == 3 * len(STENCILS) * len(OUTPUTS) * len(QUANTITIES)
+    assert len(found) == 3 * (len(STENCILS) + 1) * len(OUTPUTS) * len(QUANTITIES)
+    assert found["after training", TURN, "logits", "relative"].value == pytest.approx(16 / 1.1**0.5)
     one = found["after training", "bspline", "logits", "relative"]
     assert one.value == pytest.approx(0.25 * 1.1**0.5)
     assert (one.n, one.low < one.value < one.high) == (2, True)
@@ -76,7 +86,7 @@ def test_pairs_are_of_one_seed_and_what_is_not_measured_is_no_pair(records):
 def test_the_finding_tells_when_the_stencil_turns_the_answer_around(records, make_record):
     other = make_record("vit-4", experiment="inertia", test_mse=1.0)
     lines = finding([*records, other]).splitlines()
-    assert lines[0] == "| translation LEE, ViT / CNN | bspline | central | reference |"
+    assert lines[0] == "| translation LEE, ViT / CNN | bspline | central | reference | reference / bspline |"
     cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines[2:] if line[:1] == "|"}
     assert len(cells) == 3 * len(OUTPUTS) * len(QUANTITIES)
     for output in OUTPUTS:
@@ -84,7 +94,10 @@ def test_the_finding_tells_when_the_stencil_turns_the_answer_around(records, mak
             row = f"{output}, {quantity.replace('_', ' ')}"
             assert cells[f"before training, {row}"][0].startswith("2 [2, 2]; p < .001; ")
             assert cells[f"after training, {row}"][0] == "0.25 [0.25, 0.25]; p < .001; 14 of 18"
-            assert cells[f"at matched accuracy, {row}"][2] == "4 [4, 4]; p < .001; 0 of 18 |"
+            assert cells[f"at matched accuracy, {row}"][2:] == [
+                "4 [4, 4]; p < .001; 0 of 18",
+                "16 [16, 16]; p < .001 |",
+            ]
 
 
 def test_the_finding_says_where_nothing_could_be_measured(records):
