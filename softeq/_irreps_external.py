@@ -73,7 +73,7 @@ class SoftO3ExternalLinear(SoftLayer):
     def folded(self) -> nn.Module:
         """The sum of the terms as a plain module, which takes the same weights."""
         own, free = self.pathway(EQUIVARIANT), self.pathway(RESIDUAL)
-        plain = None if free is None else plain_linear(free.weight, free.bias)
+        plain = None if free is None else plain_linear(check_read(free).weight, free.bias)
         return ExternalSum(copy.deepcopy(own), plain).train(self.training)
 
     def extra_repr(self) -> str:

@@ -48,8 +48,9 @@ class Projections(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias)
         self.out = nn.Linear(dim, dim)
 
-    def attend(self, x: Tensor, logits: Tensor, offset: Tensor | None) -> Tensor:
-        """Attention with these biases: ``x (..., N, dim)``, ``logits (heads, N, N)``, ``offset (N, 3 dim)`` or less.
+    @property
+    def read_qkv(self) -> nn.Linear:
+        """The first layer, whose weight and bias are read without a call.
 
         Raises:
             SofteqTypeError: something else than a linear layer stands in for ``qkv``, such as an adapter around it.
@@ -59,7 +60,11 @@ class Projections(nn.Module):
                 f"qkv: expected an nn.Linear, whose weight is read without a call, got {type(self.qkv).__name__}, "
                 "whose own computation would be left out; leave qkv out of the modules that are adapted"
             )
-        return attend(x, check_read(self.qkv).weight, offset, logits, self.out)
+        return check_read(self.qkv)
+
+    def attend(self, x: Tensor, logits: Tensor, offset: Tensor | None) -> Tensor:
+        """Attention with these biases: ``x (..., N, dim)``, ``logits (heads, N, N)``, ``offset (N, 3 dim)`` or less."""
+        return attend(x, self.read_qkv.weight, offset, logits, self.out)
 
 
 def attend(x: Tensor, qkv: Tensor, offset: Tensor | None, logits: Tensor, out: nn.Linear) -> Tensor:
@@ -214,7 +219,7 @@ class PositionedAttention(nn.Module):
         super().__init__()
         like = projections.out.weight
         dim = projections.out.in_features
-        self.qkv = nn.Parameter(projections.qkv.weight.detach().clone())
+        self.qkv = nn.Parameter(projections.read_qkv.weight.detach().clone())
         self.out = nn.Linear(dim, dim, device=like.device, dtype=like.dtype)
         self.out.load_state_dict(projections.out.state_dict())
         self.logits = nn.Parameter(logits.detach().clone())

@@ -107,7 +107,7 @@ class SoftAttention(MergedLayer):
     def _merged_part(self, part: str) -> Tensor | None:
         relative, absolute = check_read(self.pathway(EQUIVARIANT)), check_read(self.pathway(RESIDUAL))
         if part == "bias":
-            return _added(self.projections.qkv.bias, None if absolute is None else absolute.offset)
+            return _added(self.projections.read_qkv.bias, None if absolute is None else absolute.offset)
         shared = None if relative is None else self._spread(relative.table)
         return _added(shared, None if absolute is None else absolute.logits())
 

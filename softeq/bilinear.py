@@ -121,6 +121,7 @@ class EquivariantBilinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, size_in)`` to ``(n, size_out)``."""
+        check_read(self.weights)
         n = x.shape[0]  # len(x) would fix the batch size in torch.export
         orders = self.constants.on(x)
         columns = x.T.index_select(0, orders["in"]) if "in" in orders else x.T.contiguous()
@@ -154,14 +155,14 @@ class EquivariantBilinear(nn.Module):
         x = parts[c.inn]  # (j, s, n)
         products = contract(x, self._maps(c, parts).flatten(0, 1))  # (j, c o, n)
         products = products.view(x.shape[0] * c.tensors, c.d_out * x.shape[-1])  # (j c, o n)
-        weight = check_read(self.weights)[_key(c)].permute(2, 1, 0).flatten(1)  # (i, j c)
+        weight = self.weights[_key(c)].permute(2, 1, 0).flatten(1)  # (i, j c)
         sums[c.out] = torch.addmm(sums[c.out], weight, products) if c.out in sums else weight @ products  # (i, o n)
 
     def _add_features(self, group: list[Contraction], parts: list[Tensor], sums: dict[int, Tensor]) -> None:
         """Blocks that read one type of features share one product with their weights one below the other."""
         x = parts[group[0].inn]  # (j, s, n)
         n = x.shape[-1]
-        weights = [check_read(self.weights)[_key(c)].permute(2, 0, 1).flatten(0, 1) for c in group]  # (i c, j)
+        weights = [self.weights[_key(c)].permute(2, 0, 1).flatten(0, 1) for c in group]  # (i c, j)
         combined = torch.cat(weights) @ x.flatten(1)  # (sum_b i c, s n)
         for c, part in zip(group, combined.split([len(w) for w in weights]), strict=True):
             m_out, terms = self.layout_out.types[c.out][1], c.tensors * c.d_in

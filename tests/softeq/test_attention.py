@@ -276,3 +276,5 @@ def test_adapters_count_or_are_refused():
     layer.projections.qkv = Adapter(layer.projections.qkv)
     with pytest.raises(SofteqTypeError, match=r"qkv: expected an nn.Linear, .* got Adapter"):
         layer(x)
+    with pytest.raises(SofteqTypeError, match="got Adapter"):
+        softeq.fold(layer)
