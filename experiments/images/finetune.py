@@ -40,15 +40,15 @@ def _plateau(steps: int, equal: int, every: int) -> dict[str, Any]:
     return {"steps": steps, "schedule": "plateau", "validate_every": every, "equal_steps": equal}
 
 
-# Measured in turns on a quiet machine: .37, .70, .80 s a step of plain, soft-grid, soft. A step of frozen takes a
-# millisecond, so that compute is no limit to it: it has plain's steps.
-_COSTS = {"plain": 1.0, "frozen": 1.0, "soft-grid": 1.9, "soft": 2.15}
+# Measured in turns: .20, .45, .58 s a step of plain, soft-grid, soft. A step of frozen takes a millisecond, so that
+# compute is no limit to it: it has plain's steps.
+_COSTS = {"plain": 1.0, "frozen": 1.0, "soft-grid": 2.23, "soft": 2.85}
 # Of soft: five looks are seven passes over the images.
 _LOOKS = 20
 
 SIZES = {
     "smoke": _size(1, [32, 20, 20], 32, {"steps": 2, "validate_every": 1}, 2, trials="one"),
-    "default": _size(10, [480, 200, 1000], 56, _plateau(960, 60, _LOOKS), 60, costs=_COSTS),
+    "default": _size(10, [480, 500, 2000], 56, _plateau(960, 60, _LOOKS), 60, costs=_COSTS),
     "paper": _size(10, [2_000, 1_000, 10_000], 112, _plateau(10_000, 1_260, 210), 100),
 }
 LISTS = Lists((1e-3, 3e-3, 1e-2), residual=(1.0, 100.0, 1e4))
@@ -141,7 +141,8 @@ def build(config: Config, task: Task | None = None) -> nn.Module:
     if network["variant"] == "frozen":
         model.requires_grad_(False)
         model.get_classifier().requires_grad_(True)
-    return model.to(config["device"])
+    # 1.7 times as fast on a CPU, for its many convolutions of one channel each.
+    return model.to(config["device"], memory_format=torch.channels_last)
 
 
 @torch.no_grad()
