@@ -7,7 +7,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 PILOTS = {"spring-pendulum", "windy-pendulum", "md-aspirin", "qm9-like", "uci"}
-NAMES = re.compile(r"<!-- table:([^:\s]+):|\b(?:ratio|difference|above)\(\s*\"([^:\"]+):")
+NAMES = re.compile(r"<!-- table:([^:\s]+):|\b\w+\(\s*\"([^:\"]+):")
 
 
 def named(text: str) -> set[str]:
@@ -28,4 +28,5 @@ def test_no_other_page_has_tables_of_pilots_or_compares_by_them(page):
 
 def test_the_search_finds_a_table_and_a_claim():
     text = '<!-- table:uci:default -->\n<!-- claim h = ratio("qm9-like:default", "soft", "hard") | h.p > 0 | -->'
-    assert named(text) == {"uci", "qm9-like"}
+    text += '<!-- claim a = median("md-aspirin:default", "soft-50") | a > 0 | -->'
+    assert named(text) == {"uci", "qm9-like", "md-aspirin"}
