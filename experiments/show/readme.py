@@ -93,8 +93,8 @@ def update_readme(path: str | Path, results: str | Path, *, sources: Sequence[st
 
 
 def pages(root: Path) -> list[Path]:
-    """The files with tables in a checkout."""
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    """The files with tables or claims in a checkout."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
 if __name__ == "__main__":
