@@ -46,7 +46,7 @@ _STYLE: Any = {
 def plot_experiment(
     records: Sequence[Record], experiment: Experiment, path: str | Path, preset: str | None = None
 ) -> None:
-    """The headline metric of every variant: a point per seed, the mean as a bar, the published number as a diamond.
+    """The headline metric of every variant: a point per seed, the median as a bar, the published number as a diamond.
 
     The axis is logarithmic where the values are positive and span more than a decade. Diverged runs are counted in
     the variant's label.
@@ -79,7 +79,7 @@ def plot_experiment(
 
     def draw(axes: Axes) -> None:
         _variants(axes, values, published, levels, column)
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=26)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
 
     draw_figure(path, (6.4, 1.5 + 0.42 * len(order)), draw)
 
@@ -107,8 +107,8 @@ def _variants(
         # Seeds side by side in a fixed order: the same image every time, and equal values do not hide each other.
         offsets = [0.26 * (2 * (j + 0.5) / len(finite) - 1) for j in range(len(finite))]
         axes.scatter(finite, [i + o for o in offsets], s=22, color=COLOURS[0], alpha=0.65, linewidths=0, zorder=3)
-        if stat.n:
-            axes.plot([stat.mean] * 2, [i - 0.34, i + 0.34], color=_INK, linewidth=2, solid_capstyle="butt", zorder=4)
+        if stat.n:  # not the mean: one training that broke out is all that it would show
+            axes.plot([stat.median] * 2, [i - 0.34, i + 0.34], color=_INK, linewidth=2, solid_capstyle="butt", zorder=4)
         if variant in published:
             axes.scatter(published[variant], i, s=46, marker="D", color="none", edgecolors=COLOURS[1], zorder=5, lw=1.6)
         labels.append(variant + (f"\n({stat.diverged} of {stat.n + stat.diverged} diverged)" if stat.diverged else ""))
@@ -150,13 +150,14 @@ def _legend(axes: Axes, published: bool) -> None:
         Line2D([], [], marker="o", color=COLOURS[0], alpha=0.65, linestyle="", markersize=5, markeredgewidth=0),
         Line2D([], [], marker="|", color=_INK, linestyle="", markersize=11, markeredgewidth=2),
     ]
-    labels = ["one seed", "mean"]
+    labels = ["one seed", "median"]
     if published:
         handles.append(Line2D([], [], marker="D", color="none", markeredgecolor=COLOURS[1], markeredgewidth=1.6))
         labels.append("published")
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     handles, labels = [*handles, *lines], [*labels, *(str(line.get_label()) for line in lines)]
-    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=5, handletextpad=0.3, fontsize=9)
+    # Of the figure, not of the axes, which may be narrow beside long names.
+    axes.figure.legend(handles, labels, loc="outside lower center", ncols=5, handletextpad=0.3, fontsize=9)
 
 
 def draw_arm(axes: Axes, x: Sequence[float], groups: Sequence[Sequence[float]], which: Arm) -> Any:

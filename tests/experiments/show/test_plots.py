@@ -33,7 +33,7 @@ def drawn(monkeypatch):
     kept = []
 
     def draw(path, size, fill):
-        axes = Figure(figsize=size).add_subplot()
+        axes = Figure(figsize=size, layout="constrained").add_subplot()
         fill(axes)
         kept.append(axes)
 
@@ -72,7 +72,32 @@ def test_a_level_is_a_line_at_its_mean_and_absent_from_records_without_it(toy, r
     (axes,) = drawn
     labelled = {line.get_label(): line.get_xdata()[0] for line in axes.lines if line.get_label()[0] != "_"}
     assert labelled == {"answers 0": pytest.approx(3.5, abs=0.2)}
-    assert "answers 0" in [text.get_text() for text in axes.get_legend().get_texts()]
+    (legend,) = axes.figure.legends
+    assert "answers 0" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_the_bar_is_the_median_and_the_legend_lies_inside_the_figure(toy, records, drawn):
+    """A training that broke out was all that a mean showed, and beside long names the legend was cut at the right."""
+    broken = {
+        "variant": "soft",
+        "seed": 2,
+        "metrics": {**records[0]["metrics"], "test_mse": 2e4, "zero": 3.0, "mean": 2.0},
+    }
+    soft = next(r for r in records if r["variant"] == "soft")
+    levels = (Column("zero", "answers 0"), Column("mean", "training mean"))
+    long = {"soft": "soft with a name that leaves the axes little room"}
+    told = [{**r, "variant": long.get(r["variant"], r["variant"])} for r in [*records, {**soft, **broken}]]
+    plots.plot_experiment(told, dataclasses.replace(toy, levels=levels), "a.png")
+    (axes,) = drawn
+    row = [label.get_text() for label in axes.get_yticklabels()].index(long["soft"])
+    assert axes.lines[row].get_xdata()[0] == pytest.approx(0.3)  # of .25, .3 and 20,000
+    figure = axes.figure
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 5
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 <= box.x1 <= whole.x1
+    assert whole.y0 <= box.y0 <= box.y1 <= whole.y1
 
 
 def test_the_axis_is_logarithmic_where_values_span_a_decade(toy, records, make_record, drawn):
