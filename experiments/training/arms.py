@@ -44,6 +44,7 @@ class Arm:
         projected: the soft layers' other parametrization, one weight with a penalty on its defect.
         published: whether it has the set-up of Finzi, Benton, Wilson (2021), or which of its parts, see
             `models.dynamics.PUBLISHED`.
+        settings_of: another arm, whose chosen rate and precision count where this one has not been tuned itself.
         everywhere: whether every comparison with soft layers has it, named in its declaration or not.
         colour, marker: in every figure; no two arms share both.
     """
@@ -60,6 +61,7 @@ class Arm:
     matched: bool = False
     projected: bool = False
     published: bool | tuple[str, ...] = False
+    settings_of: str = ""
     everywhere: bool = False
 
     @property
@@ -72,12 +74,20 @@ class Arm:
 
 _TABLE = (
     Arm("hard", "equivariant layers", "hard", BLUE, "o"),
-    Arm("hard-matched", "hard, as many parameters as soft", "hard", BLUE, "D", matched=True),
+    Arm("hard-matched", "hard, as many parameters as soft", "hard", BLUE, "D", matched=True, settings_of="hard"),
     Arm("hard-true", "hard to the subgroup that really holds", "hard", SKY, "s", group=TRUE),
     Arm("hard+cause", "hard, told of what breaks the symmetry", "hard", SKY, "v", cause=True),
     Arm("soft", "both pathways, the library's default rule", "soft", VERMILION, "s", rule="default"),
     Arm("soft-grid", "both pathways, precisions chosen on validation data", "soft", VERMILION, "P"),
-    Arm("soft-projected", "soft-grid in the projected form", "soft", ORANGE, "X", projected=True),
+    Arm(
+        "soft-projected",
+        "soft-grid in the projected form",
+        "soft",
+        ORANGE,
+        "X",
+        projected=True,
+        settings_of="soft-grid",
+    ),
     Arm("soft-published", "soft as published", "soft", ORANGE, "d", rule="published", published=True),
     Arm("soft-ladder", "a pathway for each of several nested groups", "soft", ORANGE, "o", rule="default"),
     *(
@@ -90,7 +100,7 @@ _TABLE = (
     ),
     Arm("published+prior", "as published, but the decays act by the prior step", "soft", PURPLE, "d", published=True),
     Arm("none", "no symmetry", "none", GREEN, "^"),
-    Arm("none-matched", "none, as many parameters as soft", "none", GREEN, ">", matched=True),
+    Arm("none-matched", "none, as many parameters as soft", "none", GREEN, ">", matched=True, settings_of="none"),
     Arm(
         "none-augmented",
         "none, training samples transformed by the assumed group",

@@ -209,9 +209,8 @@ class Comparison:
         if arm.name in self.fixed:
             return (self.fixed[arm.name](size),)
         name = self.tuned_as or self.name
-        chosen = chosen_trial(name, preset, arm.name)
-        if chosen is None and size.tuned_at:
-            chosen = chosen_trial(name, size.tuned_at, arm.name)
+        places = [(p, a) for a in (arm.name, arm.settings_of) for p in (preset, size.tuned_at) if p and a]
+        chosen = next((found for place in places if (found := chosen_trial(name, *place))), None)
         if chosen is None and size.trials == "all" and variant.precision is None:
             return self.lists.trials(arm)
         trial = chosen or self.lists.first(arm)

@@ -215,7 +215,7 @@ def tune(
         preset: the size to tune at; the choice counts for that preset alone.
         out: the folder of the trials' records.
         chosen: the file to write.
-        arms: some of the comparison's; those that choose by default.
+        arms: some of the comparison's; by default those that choose and have no settings of another.
         jobs: worker processes.
         device, compiled: see `experiments.engine.runner.plan`.
 
@@ -231,7 +231,7 @@ def tune(
         if arm not in mine:
             raise registry.unknown("arm that chooses", arm, mine)
     found = {}
-    for arm in arms or mine:
+    for arm in arms or [arm for arm in mine if not parse(arm).arm.settings_of]:
         found[arm] = tune_arm(comparison, preset, arm, Path(out), jobs=jobs, device=device, compiled=compiled)
         write_chosen(chosen, name, preset, {arm: found[arm]})
         print(f"{name}, {arm}: {json.dumps(found[arm])}", flush=True)
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("experiment")
     parser.add_argument("--preset", default="default")
-    parser.add_argument("--arms", nargs="+", help="all that choose if absent")
+    parser.add_argument("--arms", nargs="+", help="all that choose for themselves if absent")
     parser.add_argument("--out", default="results", help="folder of the trials' records")
     parser.add_argument("--chosen", type=Path, default=CHOSEN, help="file of the choices")
     parser.add_argument("--jobs", type=int, default=1, help="worker processes")

@@ -160,6 +160,19 @@ def test_what_tuning_chose_is_the_only_trial(line, monkeypatch, tmp_path):
     assert one.configure("smoke", "none-augmented", 0)["trials"] == [{"lr": 1e-2, "prior": {"residual": 10.0}}]
 
 
+def test_an_arm_has_the_settings_of_the_one_that_it_follows_until_it_is_tuned_itself(line, monkeypatch, tmp_path):
+    path = tmp_path / "chosen.json"
+    monkeypatch.setattr(chosen_file, "CHOSEN", path)
+    comparison = toy(line, arms=("none", "none-matched", "none-augmented"))
+    follows, own = {"lr": 0.5, "prior": {"residual": 7.0}}, {"lr": 0.25, "prior": None}
+    assert len(comparison.configure("smoke", "none-matched", 0)["trials"]) == 4
+    chosen_file.write_chosen(path, "toy", "smoke", {"none": follows})
+    assert comparison.configure("smoke", "none-matched", 0)["trials"] == [follows]
+    assert len(comparison.configure("smoke", "none-augmented", 0)["trials"]) == 4
+    chosen_file.write_chosen(path, "toy", "smoke", {"none-matched": own})
+    assert comparison.configure("smoke", "none-matched", 0)["trials"] == [own]
+
+
 def test_a_precision_in_the_name_takes_the_place_of_the_chosen_one():
     trials = COMPARISONS["modified-inertia-precision"].configure("default", "soft-grid@1e3", 0)["trials"]
     assert [trial["prior"]["residual"] for trial in trials] == [1000.0]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -153,6 +154,16 @@ def test_tuning_runs_every_trial_on_its_own_seeds_and_writes_what_won(comparison
         tune.tune("line", "big", out=tmp_path, chosen=path)
     with pytest.raises(SofteqValueError, match="unknown arm that chooses 'hard'"):
         tune.tune("line", "smoke", out=tmp_path, chosen=path, arms=["hard"])
+
+
+def test_an_arm_with_the_settings_of_another_is_tuned_only_when_it_is_named(comparison, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        registry, "comparison", lambda name: dataclasses.replace(comparison, arms=("none", "none-matched"))
+    )
+    monkeypatch.setattr(tune, "ROUNDS", 1)
+    path = tmp_path / "chosen.json"
+    assert list(tune.tune("line", "smoke", out=tmp_path, chosen=path)) == ["none"]
+    assert list(tune.tune("line", "smoke", out=tmp_path, chosen=path, arms=["none-matched"])) == ["none-matched"]
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
