@@ -3,7 +3,7 @@
 The network is the D-Conv of Finzi, Benton, Wilson (NeurIPS 2021), `models.soft_images.DConv`, in three constraints of
 one class: ``none`` is their MLP, ``hard`` their Conv, ``soft`` their RPP. ``soft-published`` has their weight decays,
 the best of their ablation. On CIFAR-10 training images are flipped and cropped, as published. On Fashion-MNIST they are
-not, except in ``none-augmented``: crops teach the symmetry that the comparison is about.
+not, for crops teach the symmetry that the comparison is about; in ``none-augmented`` they are shifted, and no more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from softeq.experiments.data.cifar10 import load_cifar10
 from softeq.experiments.data.images import LabelledImages, load_images
 from softeq.experiments.engine.bookkeeping import DATA, dtype_of, generator_for, seeded
 from softeq.experiments.engine.experiment import Column, Config, Experiment
-from softeq.experiments.images.shifts import flip_and_crop
+from softeq.experiments.images.shifts import flip_and_crop, shifted_at_random
 from softeq.experiments.images.tasks import ImageTask
 from softeq.experiments.training.arms import ASSUMED, Variant
 from softeq.experiments.training.comparison import Comparison, Domain, Lists, Point, Size
@@ -141,11 +141,13 @@ def load(config: Config) -> LabelledImages:
 
 
 def task_of(config: Config, point: Point) -> ImageTask:
-    """See `load`; training images are flipped and cropped where the configuration says so."""
+    """See `load`; how training images are transformed where the configuration says that they are."""
     data = load(config)
+    # Of Fashion-MNIST shifts are the assumed group; a mirrored shoe is none of the test's.
+    move = flip_and_crop if config["data"]["name"] == "cifar10" else shifted_at_random
 
     def augmented(rows: Tensor, generator: torch.Generator) -> Tensor:
-        return flip_and_crop(data.x_train[rows], config["crop"], -data.mean / data.std, generator)
+        return move(data.x_train[rows], config["crop"], -data.mean / data.std, generator)
 
     return ImageTask(data, config["measurement"], augmented)
 
