@@ -100,7 +100,9 @@ def test_the_networks_are_the_published_ones():
 )
 def test_a_run_measures_what_the_table_shows(files, name, variant, dtype):
     steps = []
-    config = tiny(name, variant, seed=1, dtype=dtype)  # of seed 0 a network of width 1 may answer a constant
+    config = tiny(name, variant, dtype=dtype)
+    # At the preset's rates so narrow a network may die and answer the same to every image, which has no ratio to noise.
+    config["trials"] = [{**trial, "lr": 1e-4} for trial in config["trials"]]
     metrics = run(config, lambda done, total: steps.append((done, total)))
     record.encode(metrics)
     assert steps[-1] == (4, 4)
