@@ -46,6 +46,7 @@ class Experiment:
             records without them: ``{"training.clip": 10.0}``. A new key without such a default parts old runs from new.
         group: a line that `softeq list` prints once, above the experiments that share it.
         protocol: the version of docs/protocol.md that its runs follow and name in their configurations; 0 for none.
+        reference: the arm that the line under the table holds against every other.
     """
 
     name: str
@@ -63,3 +64,4 @@ class Experiment:
     grown: Mapping[str, Any] = field(default_factory=dict)
     protocol: int = 0
     group: str = ""
+    reference: str = "soft"

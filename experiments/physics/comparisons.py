@@ -278,6 +278,7 @@ def _ablation(problem: Problem) -> Comparison:
         arms=ABLATION,
         published={},
         tuned_as=problem.name,
+        reference=ABLATION[0],
     )
 
 

@@ -208,15 +208,15 @@ def _compiled(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _comparisons(records: Sequence[Record], experiment: Experiment, column: Column) -> tuple[str, ...]:
-    """The line under a table of arms that says how soft stands to each of the others, seed by seed."""
+    """The line under a table of arms that says how the reference stands to each of the others, seed by seed."""
     if not experiment.protocol:
         return ()
     from softeq.experiments.show.paired import differences, kind_of, p_text
 
-    found = differences(records, column.key)
+    found = differences(records, column.key, experiment.reference)
     if not found:
         return ()
-    how = "soft over" if kind_of(column.key) == "ratio" else "soft minus"
+    how = f"{experiment.reference} {'over' if kind_of(column.key) == 'ratio' else 'minus'}"
     parts = [f"{other} {one.interval}, {p_text(one.p)}" for (_, other), one in found.items()]
     many = "; p by Holm over these" if len(parts) > 1 else ""
     return (f"{column.header}, {how} the other, paired by seed, 95% intervals{many}: {'; '.join(parts)}.",)

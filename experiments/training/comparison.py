@@ -151,6 +151,7 @@ class Comparison:
     levels: tuple[Column, ...] = ()
     plot: Callable[[list[dict[str, Any]], Any], None] | None = None
     tuned_as: str = ""
+    reference: str = "soft"
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -245,6 +246,7 @@ class Comparison:
             levels=self.levels,
             plot=self.plot,
             protocol=PROTOCOL,
+            reference=self.reference,
         )
 
 

@@ -126,3 +126,22 @@ def test_runs_of_before_the_protocol_are_said_to_be_pilots_and_are_not_averaged_
     both = tables.build([*old, *new], asked, source="x")
     assert tables.PILOT not in both.notes
     assert (both.rows[0].runs, both.rows[0].stats[0].mean) == (2, 3.0)
+
+
+def test_the_line_under_a_table_holds_the_reference_against_every_other_arm(toy, make_record):
+    import dataclasses
+
+    records = [
+        make_record(variant=variant, seed=s, config={"protocol": 1}, test_mse=size * (1 + 0.1 * s))
+        for variant, size in (("soft", 1.0), ("hard", 2.0), ("none", 4.0))
+        for s in range(3)
+    ]
+    asked = dataclasses.replace(toy, protocol=1)
+    (line,) = tables.build(records, asked, source="x").comparisons
+    assert "soft over the other" in line
+    assert "hard 0.5 [" in line
+    (line,) = tables.build(records, dataclasses.replace(asked, reference="none"), source="x").comparisons
+    assert "none over the other" in line
+    assert "soft 4 [" in line
+    assert "hard 2 [" in line
+    assert tables.build(records, dataclasses.replace(asked, reference="frozen"), source="x").comparisons == ()
