@@ -79,15 +79,7 @@ _TABLE = (
     Arm("hard+cause", "hard, told of what breaks the symmetry", "hard", SKY, "v", cause=True),
     Arm("soft", "both pathways, the library's default rule", "soft", VERMILION, "s", rule="default"),
     Arm("soft-grid", "both pathways, precisions chosen on validation data", "soft", VERMILION, "P"),
-    Arm(
-        "soft-projected",
-        "soft-grid in the projected form",
-        "soft",
-        ORANGE,
-        "X",
-        projected=True,
-        settings_of="soft-grid",
-    ),
+    Arm("soft-projected", "soft-grid in the projected form", "soft", ORANGE, "X", projected=True),
     Arm("soft-published", "soft as published", "soft", ORANGE, "d", rule="published", published=True),
     Arm("soft-ladder", "a pathway for each of several nested groups", "soft", ORANGE, "o", rule="default"),
     *(
