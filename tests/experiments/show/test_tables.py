@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import statistics
 
@@ -116,8 +117,6 @@ def test_no_records_and_no_known_metric_are_errors(toy, make_record):
 
 
 def test_runs_of_before_the_protocol_are_said_to_be_pilots_and_are_not_averaged_with_others(toy, make_record):
-    import dataclasses
-
     asked = dataclasses.replace(toy, protocol=1)
     old = [make_record(seed=s, config={"lr": 1}, test_mse=1.0) for s in range(2)]
     new = [make_record(seed=s, config={"lr": 1, "protocol": 1}, test_mse=3.0) for s in range(2, 4)]
@@ -129,8 +128,6 @@ def test_runs_of_before_the_protocol_are_said_to_be_pilots_and_are_not_averaged_
 
 
 def test_the_line_under_a_table_holds_the_reference_against_every_other_arm(toy, make_record):
-    import dataclasses
-
     records = [
         make_record(variant=variant, seed=s, config={"protocol": 1}, test_mse=size * (1 + 0.1 * s))
         for variant, size in (("soft", 1.0), ("hard", 2.0), ("none", 4.0))
