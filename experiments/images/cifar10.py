@@ -143,7 +143,8 @@ def load(config: Config) -> LabelledImages:
 def task_of(config: Config, point: Point) -> ImageTask:
     """See `load`; how training images are transformed where the configuration says that they are."""
     data = load(config)
-    move = flip_and_crop if config.get("mirrored", True) else shifted_at_random
+    # Where it is an arm's own, shifts are the assumed group; a mirrored shoe is none of the test's.
+    move = flip_and_crop if DATASET[config["data"]["name"]].augmented else shifted_at_random
 
     def augmented(rows: Tensor, generator: torch.Generator) -> Tensor:
         return move(data.x_train[rows], config["crop"], -data.mean / data.std, generator)
@@ -158,10 +159,7 @@ def build_network(config: Config, task: Task | None = None) -> nn.Module:
 
 def options_of(dataset: Dataset, size: Size, variant: Variant) -> dict[str, Any]:
     """What the configuration says beside the common keys."""
-    augment: dict[str, Any] = {"augment": ASSUMED} if dataset.augmented else {}
-    if variant.arm.augment and not dataset.augmented:
-        # Shifts are the assumed group; a mirrored shoe is none of the test's. The key parts these runs from older ones.
-        augment["mirrored"] = False
+    augment = {"augment": ASSUMED} if dataset.augmented else {}
     measurement = {"images": size.measured, "shifts": [2, 4], "stencil": "bspline", "boundary": "mirror"}
     return {**augment, "crop": 4, "measurement": {**measurement, "seed": 0, "batch_size": 50}}
 
