@@ -193,10 +193,29 @@ def build(
         columns=columns,
         rows=tuple(rows),
         published_source=experiment.published_source,
-        notes=(*experiment.notes, *_compiled(mine), *_pilot(mine, experiment)),
+        notes=(*experiment.notes, *_ended(mine), *_compiled(mine), *_pilot(mine, experiment)),
         remark=remark,
         comparisons=_comparisons(mine, experiment, columns[0]),
     )
+
+
+def _ended(records: Sequence[Record]) -> tuple[str, ...]:
+    """Which trainings did not end on their plateau, where that was the rule: a run of several points by any of them."""
+    asked = [r for r in records if r["config"].get("training", {}).get("schedule") == "plateau"]
+    if not asked:
+        return ()
+    ends: dict[str, list[set[str]]] = {}
+    for r in asked:
+        points = r["metrics"].get("points") or {"": r["metrics"]}
+        ends.setdefault(r["variant"], []).append({str(p.get("stopped")) for p in points.values()})
+    said = []
+    for end, words in (("steps", "at their cap of steps"), ("diverged", "diverged")):
+        counts = {variant: sum(end in found for found in runs) for variant, runs in ends.items()}
+        parts = [f"{variant} {count} of {len(ends[variant])}" for variant, count in counts.items() if count]
+        said += [f"{words} {', '.join(parts)}"] if parts else []
+    if not said:
+        return ("Every training ended on its plateau.",)
+    return (f"How trainings ended: {'; '.join(said)}; every other on its plateau.",)
 
 
 def _compiled(records: Sequence[Record]) -> tuple[str, ...]:

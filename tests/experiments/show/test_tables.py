@@ -109,6 +109,21 @@ def test_a_table_says_which_runs_had_compiled_steps(toy, make_record):
     assert any("compiled" in note for note in tables.build(runs[False], toy, source="x").notes)
 
 
+def test_a_table_says_which_trainings_did_not_end_on_their_plateau(toy, make_record):
+    def note(*ends, schedule="plateau"):
+        config = {"training": {"schedule": schedule}}
+        runs = [make_record(seed=s, config=config, test_mse=1.0, **end) for s, end in enumerate(ends)]
+        return [n for n in tables.build(runs, toy, source="x").notes if "plateau" in n]
+
+    good, capped, broken = ({"stopped": end} for end in ("plateau", "steps", "diverged"))
+    assert note(good, good) == ["Every training ended on its plateau."]
+    (said,) = note(good, capped, broken)
+    assert "at their cap of steps hard 1 of 3; diverged hard 1 of 3; every other on its plateau" in said
+    (said,) = note(good, {"points": {"0": good, "1": capped}})
+    assert "at their cap of steps hard 1 of 2;" in said
+    assert note(capped, schedule="cosine") == []
+
+
 def test_no_records_and_no_known_metric_are_errors(toy, make_record):
     with pytest.raises(SofteqError, match="no records"):
         tables.build([make_record(experiment="other")], toy, source="runs")
