@@ -101,7 +101,15 @@ _TABLE = (
         "D",
         augment=ASSUMED,
     ),
-    Arm("none-augmented-true", "none, transformed by the group that really holds", "none", PURPLE, "<", augment=TRUE),
+    Arm(
+        "none-augmented-true",
+        "none, transformed by the group that really holds",
+        "none",
+        PURPLE,
+        "<",
+        augment=TRUE,
+        settings_of="none-augmented",
+    ),
     Arm("plain", "a pretrained network as it is, every weight trained", "none", GREY, "h"),
     Arm("frozen", "a pretrained network whose last layer is trained", "none", GREY, "*"),
 )
