@@ -42,11 +42,17 @@ def finite(name: str, value: Any) -> float:
     return float(value)
 
 
+def under_autocast(x: Tensor) -> bool:
+    """Whether autocast narrows what is computed where ``x`` is; a device that has none, as meta, is no error."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def check_dtype(x: Tensor, weight: Tensor | None = None, name: str = "x") -> None:
     """Raises unless an input can meet a layer's weights: real floating numbers, of their dtype outside autocast."""
     if not x.dtype.is_floating_point:
         raise SofteqTypeError(f"{name}: expected real floating-point numbers, got {x.dtype}; convert with .float()")
-    if weight is not None and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if weight is not None and x.dtype != weight.dtype and not under_autocast(x):
         raise SofteqTypeError(
             f"{name}: expected {weight.dtype}, as the layer's weights have, got {x.dtype}; convert either with .to()"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softeq._arguments import check_dtype, check_read
+from softeq._arguments import check_dtype, check_read, under_autocast
 from softeq._constants import Constants as Constants  # for layers of users' own
 from softeq._ladder import Ladder, Spanned
 from softeq._means import forget_means, make_room, means_within
@@ -225,7 +225,7 @@ class MergedLayer(SoftLayer):
 
     def merged_for(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight and bias for an input, whose dtype is checked; merged in their own dtype, outside of autocast."""
-        if torch.is_autocast_enabled(x.device.type):
+        if under_autocast(x):
             with torch.autocast(x.device.type, enabled=False):
                 weight, bias = self.weight, self.bias
         else:
