@@ -99,8 +99,8 @@ def _check_gaps(result: LayerwiseResult, limit: float) -> None:
     if wrong:
         raise NotMeasurable(
             f"layerwise: the modules' parts miss ||L f||^2 by more than {limit:.0e} ({wrong}): the backward pass is "
-            "not the derivative of the values (a detach, an operation with its own backward), or too much cancels in "
-            "this dtype; try float64"
+            "not the derivative of the values (a detach, torch.no_grad, an operation with its own backward), or too "
+            "much cancels in this dtype; try float64"
         )
 
 

@@ -90,6 +90,9 @@ class Dual(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Functions with a rule of their own; the others reach `__torch_dispatch__` in parts."""
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):  # inside of it torch computes no tangent, and says nothing
+                return cls.__torch_function__(func, types, args, kwargs)
         given = dict(kwargs or {})
         if func in NUMBERS:
             raise NotMeasurable(through_numbers(f"Tensor.{func.__name__}"))
@@ -105,6 +108,9 @@ class Dual(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Every operation, by its rule."""
+        if torch.is_inference_mode_enabled():  # called from C++, past `__torch_function__`
+            with torch.inference_mode(False):
+                return follow(func, args, dict(kwargs or {}))
         return follow(func, args, dict(kwargs or {}))
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.state import unchanged
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,12 +45,24 @@ def measurable(model: F, *, fused: bool = False) -> Iterator[F]:
         model: a module (changed for the length of the block) or any callable.
         fused: leave timm's modules their call of torch's attention function, for who follows that call itself.
     """
+    if isinstance(model, nn.Module):
+        _outside_of_inference_mode(model)
     with unchanged(model), math_attention(), _eager():
         if isinstance(model, nn.Module):
             with _prepared(model, (_IN_PLACE,) if fused else (_IN_PLACE, _FUSED)):
                 yield model
         else:
             yield model
+
+
+def _outside_of_inference_mode(model: nn.Module) -> None:
+    """Raises where weights were made in torch.inference_mode: torch neither differentiates them nor lets them be."""
+    made = [name for name, parameter in model.named_parameters() if parameter.is_inference()]
+    if made:
+        raise NotMeasurable(
+            f"f holds weights that were made in torch.inference_mode ({made[0]}{', ...' if made[1:] else ''}), of which"
+            " torch takes no derivative; make or load the model outside of that mode"
+        )
 
 
 @contextmanager

@@ -191,6 +191,11 @@ class CallTrace:
         carried = _same(tensor, motion) or Carried(tensor, motion)
         pairings = torch.zeros(len(self._flows), self._x_shape[0], dtype=torch.float64, device=tensor.device)
         edge, through = Edge(carried, pairings), tensor.clone()
+        if not through.requires_grad:
+            raise NotMeasurable(
+                "layerwise: f computes in torch.no_grad or torch.inference_mode, where there is no backward pass; leave"
+                " that to who calls f"
+            )
         through.register_hook(lambda gradient: self._pair(edge, gradient))
         setattr(through, _MARK, (carried, through._version))
         return through, edge

@@ -37,6 +37,8 @@ class Watch:
 class _Numbers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
+        if torch.is_inference_mode_enabled() and any(map(_followed, (*_flat(list(args)), *given.values()))):
+            raise NotMeasurable("f computes in torch.inference_mode, where no derivative is taken; use torch.no_grad")
         if func in NUMBERS and any(map(_followed, args)):
             raise NotMeasurable(through_numbers(f"Tensor.{func.__name__}"))
         if func in _FROM_NUMBERS and not isinstance(args[0], Tensor) and any(map(_followed, _flat(args[0]))):

@@ -52,6 +52,28 @@ def test_engines_agree(name):
         torch.testing.assert_close(push_forward(model, x, directions, chunk=chunk)[1], twin)
 
 
+BLOCKS = {
+    "pointwise": torch.sin,
+    "linear": lambda h: torch.nn.functional.linear(h, torch.ones(2, 3, dtype=h.dtype)),
+    "in place": lambda h: h.clone().relu_().mul_(2),
+    "view": lambda h: h[:, :2].mT.sin(),
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_inside_of_inference_mode_no_derivative_is_lost(block):
+    def frozen(x):
+        with torch.inference_mode():
+            return BLOCKS[block](x)
+
+    x, directions = noise(2, 3, 3), noise(3, 2, 3, 3, seed=2)
+    wanted = push_forward(BLOCKS[block], x, directions)[1]
+    torch.testing.assert_close(push_forward(frozen, x, directions)[1], wanted)
+    assert wanted.abs().max() > 0.1
+    with pytest.raises(NotMeasurable, match=r"computes in torch\.inference_mode"):
+        push_forward(frozen, x, directions, engine="vmap")
+
+
 def test_f_is_called_once():
     calls = []
     push_forward(lambda y: calls.append(y) or y.sin(), noise(2, 3), noise(6, 2, 3, seed=2))

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.prepare import math_attention, measurable, repeated
 
 
@@ -151,3 +152,11 @@ def test_what_stands_after_an_exported_program_is_put_into_evaluation_too():
     with measurable(model):
         assert not any(m.training for m in model.modules() if isinstance(m, nn.Dropout))
     assert all(m.training for m in model.modules())
+
+
+def test_weights_made_in_inference_mode_are_refused_and_left_alone():
+    with torch.inference_mode():
+        model = network()
+    with pytest.raises(NotMeasurable, match=r"made in torch.inference_mode \(0.weight, ...\)"), measurable(model):
+        pass
+    assert model[0].weight.requires_grad

@@ -213,3 +213,18 @@ def test_attention_weights_are_not_taken_for_a_image():
     assert result.names == ("patch", "attention", "")
     declared = {"attention.inner": (Invariant(), Invariant())}
     assert "attention.inner" in layerwise(Tiny(), images(), "rotation", prefix=0, actions=declared).names
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_model_that_lets_no_backward_pass_be_taken_is_refused(mode):
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+
+        def forward(self, x):
+            with mode():
+                return self.inner(x)
+
+    with pytest.raises(NotMeasurable, match=r"computes in torch\.no_grad or torch\.inference_mode"):
+        layerwise(Frozen(), torch.rand(2, 3, 6, 6), "translation_x", output="logits")
