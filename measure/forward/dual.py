@@ -39,6 +39,11 @@ MEMORY = frozenset(
 )
 
 
+def through_bits(dtype: torch.dtype) -> str:
+    """The reason why what reads a tensor's memory as other numbers has no derivative."""
+    return f"f reads the bits of its data as {dtype} (Tensor.view), through which no derivative passes"
+
+
 def through_numbers(name: str) -> str:
     """The reason why what passes through Python numbers has no derivative."""
     return f"f turns its data into Python numbers ({name}), through which no derivative passes; keep them in tensors"

@@ -22,11 +22,12 @@ from softeq.measure.forward.dual import (
     Unfollowed,
     any_dual,
     at,
+    through_bits,
     through_numbers,
     values,
     wrapped,
 )
-from softeq.measure.forward.unruled import by_torch, refusal
+from softeq.measure.forward.unruled import QUANTISED, by_torch, refusal
 
 aten = torch.ops.aten
 
@@ -63,7 +64,12 @@ def _linear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, *rest = args
     if any_dual(rest):
         return by_torch(func, args, kwargs)
-    return wrapped(func(x.primal, *rest, **kwargs), [func(t, *rest, **kwargs) for t in x.tangents])
+    out = func(x.primal, *rest, **kwargs)
+    if func is aten.view.dtype and out.dtype.to_real() != x.dtype.to_real():
+        raise NotMeasurable(through_bits(out.dtype))
+    if isinstance(out, Tensor) and out.is_floating_point() and out.element_size() < 2:
+        return Dual(out, refusal(f"{func._schema.name} to {out.dtype}", QUANTISED))
+    return wrapped(out, [func(t, *rest, **kwargs) for t in x.tangents])
 
 
 @rules("_conj _neg_view")

@@ -22,9 +22,10 @@ from softeq.measure.forward.reverse import NoReverse, check_by_differences, forw
 from softeq.measure.forward.state import DRAWS
 
 Leaves = list[Any]
-_QUANTISED = (
+QUANTISED = (
     "quantises: its values are steps, whose derivative is 0 or does not exist; measure the network before quantisation"
 )
+"""Why what quantises is refused, after the operation's name."""
 
 
 def by_torch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -37,7 +38,7 @@ def by_torch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     operation = _Operation(func, leaves, structure, places)
     out, shape = pytree.tree_flatten(operation.of([leaves[i].primal for i in places]))
     if any(isinstance(value, Tensor) and value.is_quantized for value in out):
-        raise NotMeasurable(f"f uses {operation.name}, which {_QUANTISED}")
+        raise NotMeasurable(f"f uses {operation.name}, which {QUANTISED}")
     moving = [i for i, value in enumerate(out) if _continuous(value)]
     tangents = _tangents(operation, moving) if moving else {}
     filled = [Dual(value, tangents[i]) if i in tangents else value for i, value in enumerate(out)]
@@ -118,7 +119,7 @@ def _by_reverse(operation: _Operation, moving: list[int]) -> dict[int, list[Tens
 def refusal(name: str, reason: str) -> Callable[[Any], NoReturn]:
     """Tangents of an output that has none: asking for them raises NotMeasurable, naming the operation."""
     quantised = "quantiz" in name or "quantized" in name
-    message = f"f uses {name}, which {_QUANTISED if quantised else reason}"
+    message = f"f uses {name}, which {QUANTISED if quantised else reason}"
 
     def refuse(_: Any) -> NoReturn:
         raise NotMeasurable(message)

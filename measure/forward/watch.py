@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from softeq.measure.errors import NotMeasurable
-from softeq.measure.forward.dual import NUMBERS, through_numbers
+from softeq.measure.forward.dual import NUMBERS, through_bits, through_numbers
+from softeq.measure.forward.unruled import QUANTISED
 
 _OWN = ("aten", "prims", "inductor_prims", "profiler")  # namespaces of operations whose forward mode torch knows of
 _FROM_NUMBERS = frozenset((torch.tensor, torch.as_tensor, torch.asarray))
@@ -41,9 +42,16 @@ class _Numbers(TorchFunctionMode):
             raise NotMeasurable("f computes in torch.inference_mode, where no derivative is taken; use torch.no_grad")
         if func in NUMBERS and any(map(_followed, args)):
             raise NotMeasurable(through_numbers(f"Tensor.{func.__name__}"))
+        if func is Tensor.view and _followed(args[0]):
+            dtype = next((v for v in (*args[1:], *given.values()) if isinstance(v, torch.dtype)), args[0].dtype)
+            if dtype.to_real() != args[0].dtype.to_real():
+                raise NotMeasurable(through_bits(dtype))
         if func in _FROM_NUMBERS and not isinstance(args[0], Tensor) and any(map(_followed, _flat(args[0]))):
             raise NotMeasurable(through_numbers(f"torch.{func.__name__} of several tensors; use torch.stack"))
-        return func(*args, **given)
+        out = func(*args, **given)
+        if _followed(out) and out.element_size() < 2:
+            raise NotMeasurable(f"f uses {func.__name__} to {out.dtype}, which {QUANTISED}")
+        return out
 
 
 def _followed(value: Any) -> bool:

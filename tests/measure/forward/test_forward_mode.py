@@ -104,6 +104,8 @@ def test_the_other_engine_takes_over(request):
         (lambda y: y / 0, "NaN or infinite"),
         (lambda y: [y], "the output is a list"),
         (lambda y: y > 0, "no derivative"),
+        (lambda y: y + y.view(torch.int64).view(torch.float64), r"reads the bits of its data as torch\.int64"),
+        (lambda y: y + y.to(torch.float8_e4m3fn).to(y.dtype), "quantises"),
     ],
 )
 def test_not_measurable(engine, f, message):
@@ -115,6 +117,13 @@ def test_not_measurable(engine, f, message):
 def test_dropout_is_not_measurable(engine):
     with pytest.raises(NotMeasurable, match="random numbers"):
         push_forward(nn.functional.dropout, noise(2, 3), noise(2, 2, 3, seed=2), engine=engine)
+
+
+def test_bits_of_what_does_not_move_may_be_read():
+    packed = noise(3).view(torch.int64)
+    for engine in ("dual", "vmap"):
+        _, found = push_forward(lambda y: y * packed.view(torch.float64), noise(2, 3), noise(1, 2, 3), engine=engine)
+        torch.testing.assert_close(found[0], noise(2, 3) * noise(3))
 
 
 def test_bad_options():
