@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from softeq._anchor import anchor
 from softeq._twins import Left, Seen, Twins, twin_of
@@ -81,12 +82,7 @@ def soften(
         SofteqValueError: the model does not run on the example, a name that it does not have, an unknown residual, or
             nothing that can be softened.
     """
-    if not isinstance(model, nn.Module):
-        raise SofteqTypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    if not isinstance(example, Tensor):
-        raise SofteqTypeError(f"example: expected a tensor that the model takes, got {type(example).__name__}")
-    if residual not in ("dense", "local", "lowrank"):
-        raise SofteqValueError(f"residual: expected 'dense', 'local' or 'lowrank', got {residual!r}")
+    _check(model, example, residual)
     reps, types, skip = dict(reps or {}), dict(types or {}), tuple(skip)
     known = {name for name, _ in model.named_modules()}
     for argument, names in (("reps", reps), ("types", types), ("skip", skip)):
@@ -99,6 +95,20 @@ def soften(
         reasons = "; ".join(f"{name}: {why}" for name, why in list(softened.left.items())[:5])
         raise SofteqValueError(f"model: expected a layer that can be softened, found none ({reasons or 'no layers'})")
     return softened
+
+
+def _check(model: object, example: object, residual: str) -> None:
+    """Raises where the arguments of `soften` are not what it takes."""
+    if not isinstance(model, nn.Module):
+        raise SofteqTypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    if lazy := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]:
+        raise SofteqValueError(
+            f"model: expected weights, got lazy ones that are yet to be drawn ({lazy[0]}); run it once on a batch first"
+        )
+    if not isinstance(example, Tensor):
+        raise SofteqTypeError(f"example: expected a tensor that the model takes, got {type(example).__name__}")
+    if residual not in ("dense", "local", "lowrank"):
+        raise SofteqValueError(f"residual: expected 'dense', 'local' or 'lowrank', got {residual!r}")
 
 
 def _watched(model: nn.Module, example: Tensor, twins: Twins) -> dict[nn.Module, Seen]:

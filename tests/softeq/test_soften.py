@@ -127,6 +127,8 @@ def test_bad_input():
         soften(lambda z: z, x)
     with pytest.raises(SofteqTypeError, match="example"):
         soften(model, [x])
+    with pytest.raises(SofteqValueError, match=r"lazy ones .*0\.weight"):  # its copy would draw others than it itself
+        soften(nn.Sequential(nn.LazyConv2d(4, 3)), x)
     with pytest.raises(SofteqValueError, match="example: the model does not run"):
         soften(model, images(channels=3))
     with pytest.raises(SofteqValueError, match="residual"):
