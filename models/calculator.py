@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softeq.errors import MissingExtraError, SofteqTypeError, SofteqValueError
+from softeq.models.gradients import recording
 from softeq.models.molecule_batches import MoleculeBatch, molecule_batch
 from softeq.models.molecule_cells import periodic_batch
 from softeq.models.molecules import SoftPotential
@@ -170,7 +171,8 @@ def _potential(model: nn.Module) -> SoftPotential:
 
 def _slopes(model: nn.Module, batch: MoleculeBatch) -> tuple[float, np.ndarray, np.ndarray]:
     """Energy in eV, forces ``(n, 3)`` in eV/Angstrom, and the energy's slope under strain, ``(3, 3)`` in eV."""
-    with torch.enable_grad():
+    with recording():
+        batch = batch.recordable()
         positions = batch.positions.detach().requires_grad_()
         strain = positions.new_zeros(3, 3).requires_grad_()
         moved = positions + positions @ (strain + strain.T) / 2

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from softeq.errors import SofteqValueError
+from softeq.models.gradients import recordable, recording
 
 Field = Callable[[Tensor], Tensor]
 """An autonomous vector field, ``(B, n)`` to ``(B, n)``."""
@@ -31,7 +32,7 @@ class HNN(nn.Module):
         self.hamiltonian = hamiltonian
 
     def forward(self, z: Tensor) -> Tensor:
-        """``(B, 2n)`` to dz/dt, ``(B, 2n)``; differentiable where gradients are enabled, also under ``no_grad`` usable.
+        """``(B, 2n)`` to dz/dt, ``(B, 2n)``; differentiable where gradients are enabled, usable in any mode.
 
         Raises:
             SofteqValueError: for an odd number of coordinates, or a Hamiltonian with more than one value per row.
@@ -39,7 +40,8 @@ class HNN(nn.Module):
         if z.ndim != 2 or z.shape[-1] % 2:
             raise SofteqValueError(f"z: expected shape (B, 2n), positions and momenta, got {tuple(z.shape)}")
         differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with recording():
+            z = recordable(z)
             point = z if z.requires_grad else z.detach().requires_grad_()
             energy = self.hamiltonian(point)
             if energy.numel() != len(z):

@@ -15,9 +15,13 @@ import torch
 from torch import Tensor
 
 from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.models.gradients import recordable
 
 NEAREST = 0.1
 """Angstrom. No two atoms of a molecule are nearer: the shortest bond, that of H2, is 0.74."""
+
+
+_TENSORS = ("positions", "species", "molecule", "pairs", "field", "shifts")
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,17 @@ class MoleculeBatch:
     def to(self, target: torch.device | str | torch.dtype) -> MoleculeBatch:
         """The batch on a device, or with its positions, field and shifts in a dtype."""
         moved = {}
-        for name in ("positions", "species", "molecule", "pairs", "field", "shifts"):
+        for name in _TENSORS:
             value = getattr(self, name)
             if value is not None and (value.is_floating_point() or not isinstance(target, torch.dtype)):
                 moved[name] = value.to(target)
         return replace(self, **moved)
+
+    def recordable(self) -> MoleculeBatch:
+        """The batch, with copies of what was made in ``torch.inference_mode`` and can enter no gradient."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in _TENSORS}
+        copies: dict[str, Any] = {name: recordable(v) for name, v in given.items() if v is not None}
+        return replace(self, **copies)
 
 
 def molecule_batch(

@@ -21,6 +21,7 @@ from softeq._constants import Constants
 from softeq._irreps_gate import SoftGate
 from softeq.errors import SofteqTypeError, SofteqValueError
 from softeq.irreps import SoftO3Linear, as_irreps
+from softeq.models.gradients import recording
 from softeq.models.molecule_batches import MoleculeBatch
 from softeq.models.molecule_layers import Harmonics, RadialNetwork, SoftChannelwise, natural_irreps
 from softeq.pathways import Weights, pathways_of
@@ -140,6 +141,7 @@ class SoftPotential(nn.Module):
         """Energies ``(B,)`` in eV, differentiable in ``batch.positions`` and in ``batch.field``.
 
         Raises:
+            SofteqTypeError: no `MoleculeBatch`, or one of half precision.
             SofteqValueError: a species that the model does not know, a batch with a smaller cutoff, or a field where
                 none is expected or none where one is.
         """
@@ -172,7 +174,9 @@ class SoftPotential(nn.Module):
         """
         if create_graph is None:
             create_graph = self.training and torch.is_grad_enabled()
-        with torch.enable_grad():
+        self._check(batch)
+        with recording():
+            batch = batch.recordable()
             positions = batch.positions if batch.positions.requires_grad else batch.positions.detach().requires_grad_()
             energy = self(replace(batch, positions=positions))
             (slope,) = torch.autograd.grad(energy.sum(), positions, create_graph=create_graph)
@@ -200,6 +204,11 @@ class SoftPotential(nn.Module):
     def _check(self, batch: MoleculeBatch) -> None:
         if not isinstance(batch, MoleculeBatch):
             raise SofteqTypeError(f"batch: expected a MoleculeBatch (see molecule_batch), got {type(batch).__name__}")
+        if batch.positions.dtype not in (torch.float32, torch.float64):
+            raise SofteqTypeError(
+                f"batch.positions: expected torch.float32 or torch.float64, got {batch.positions.dtype}; half"
+                " precision is too coarse for places, and torch.autocast narrows what stands it"
+            )
         if batch.cutoff < self.cutoff:
             raise SofteqValueError(
                 f"batch: expected pairs up to the model's cutoff of {self.cutoff} Angstrom, got {batch.cutoff}"

@@ -44,6 +44,15 @@ def test_the_numbers_are_the_models(field):
     assert atoms.get_potential_energy() != before
 
 
+def test_under_inference_mode_the_numbers_are_the_same():
+    atoms, again = ethanol(), ethanol()
+    atoms.calc, again.calc = PotentialCalculator(build()), PotentialCalculator(build())
+    with torch.inference_mode():
+        forces, energies = atoms.get_forces(), atoms.get_potential_energies()
+    np.testing.assert_array_equal(forces, again.get_forces())
+    np.testing.assert_array_equal(energies, again.get_potential_energies())
+
+
 def test_a_float32_model():
     atoms = ethanol()
     atoms.calc = PotentialCalculator(build().float())

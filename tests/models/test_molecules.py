@@ -6,7 +6,7 @@ import pytest
 import torch
 from e3nn import o3
 
-from softeq import Prior, fold, harden, prior_penalty, weight_defect
+from softeq import Prior, SofteqTypeError, fold, harden, prior_penalty, weight_defect
 from softeq.models.molecule_batches import molecule_batch
 from softeq.models.molecules import SoftPotential
 from softeq.pathways import SoftLayer
@@ -235,6 +235,12 @@ def test_the_residual_can_learn_a_fixed_field_and_the_hard_model_cannot():
         left[constraint] = float(loss.detach() / push.square().mean())
     assert left["hard"] > 0.9
     assert left["soft"] < 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    with pytest.raises(SofteqTypeError, match=f"batch.positions: expected .* got {dtype}"):
+        build().to(dtype)(batch().to(dtype))
 
 
 def test_a_loss_of_forces_reaches_every_parameter_but_the_shift():
