@@ -10,7 +10,7 @@ STAMP := .venv/.softeq-synced
 .PHONY: demo test test-slow test-core check docs notebooks bench wheel release-check clean
 
 demo: $(STAMP)
-	$(RUN) softeq run modified-inertia --preset smoke --variants hard,hard-true,soft,none --jobs 2 --out runs/demo
+	$(RUN) softeq run modified-inertia --preset smoke --variants hard,hard-true,soft,none --workers 2 --out runs/demo
 	$(RUN) softeq table modified-inertia --out runs/demo
 	$(RUN) softeq plot modified-inertia --out runs/demo
 

@@ -65,7 +65,7 @@ def build_app() -> Any:
     )
     app.callback(invoke_without_command=True)(_root)
     for name, command, example in (
-        ("run", run, "softeq run modified-inertia --preset default --seeds 3 --variants hard,soft --jobs 2"),
+        ("run", run, "softeq run modified-inertia --preset default --seeds 3 --variants hard,soft --workers 2"),
         ("table", table, "softeq table modified-inertia --preset paper --format latex"),
         ("plot", plot, "softeq plot modified-inertia --file inertia.pdf"),
         ("audit", cli_audit.audit, cli_audit.EXAMPLE),

@@ -15,7 +15,7 @@ try:
 except ImportError:  # `experiments.cli.main` says which extra is missing
     typer = None  # type: ignore[assignment]
 
-EXAMPLE = "softeq data md-field --preset short --jobs 2"
+EXAMPLE = "softeq data md-field --preset short --workers 2"
 
 
 def data(
@@ -25,14 +25,14 @@ def data(
     ],
     preset: Annotated[str, typer.Option(help="Of the experiment: smoke, short, default or paper.")] = "default",
     field: Annotated[float | None, typer.Option(help="Of a molecule's set: along z, in atomic units.")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes; one per core if 0.")] = 0,
+    jobs: Annotated[int, typer.Option("--workers", "--jobs", help="Processes; one per core if 0.")] = 0,
 ) -> None:
     """Generate the molecules that an experiment reads, or one molecule's frames; keep them; go on where one was killed.
 
     A molecule walks without a field; with ``--field``, its frames are rotated at random and labelled in that field.
     """
     if jobs < 0:
-        raise SofteqValueError(f"jobs: expected 0 or more, got {jobs}")
+        raise SofteqValueError(f"jobs, --workers: expected 0 or more, got {jobs}")
     points, molecules = _wanted(name, preset, field)
     for point in points:
         _trajectory(point, jobs or os.cpu_count() or 1)

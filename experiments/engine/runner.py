@@ -151,7 +151,7 @@ def run_experiment(
     """
     todo = plan(experiment, preset, seeds=seeds, variants=variants, device=device, compiled=compiled)
     if jobs < 1:
-        raise SofteqValueError(f"jobs: expected 1 or more, got {jobs}")
+        raise SofteqValueError(f"jobs, --workers: expected 1 or more, got {jobs}")
     if engine not in ENGINES:
         raise registry.unknown("engine", engine, ENGINES)
     out = Path(out)

@@ -243,14 +243,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.training.tune",
         description="Choose learning rates and precisions on validation data.",
-        epilog="example: python -m experiments.training.tune modified-inertia --preset default --jobs 2",
+        epilog="example: python -m experiments.training.tune modified-inertia --preset default --workers 2",
     )
     parser.add_argument("experiment")
     parser.add_argument("--preset", default="default")
     parser.add_argument("--arms", nargs="+", help="all that choose for themselves if absent")
     parser.add_argument("--out", default="results", help="folder of the trials' records")
     parser.add_argument("--chosen", type=Path, default=CHOSEN, help="file of the choices")
-    parser.add_argument("--jobs", type=int, default=1, help="worker processes")
+    parser.add_argument("--workers", "--jobs", dest="jobs", type=int, default=1, help="worker processes")
     parser.add_argument("--device", help="cpu or cuda; the preset's own if absent")
     parser.add_argument("--compile", action="store_true", help="compile the training steps")
     a = parser.parse_args(arguments)

@@ -63,7 +63,7 @@ def test_seeds_and_out(call, tmp_path):
         (["run", "toy", "--variants", "hard,sofd"], "unknown variant 'sofd'.* did you mean 'soft'"),
         (["run", "toy", "--variants", ","], "variants: expected some of hard, soft, diverges, got none"),
         (["run", "toy", "--seeds", "0"], "seeds: expected 1 or more, got 0"),
-        (["run", "toy", "--jobs", "0"], "jobs: expected 1 or more, got 0"),
+        (["run", "toy", "--jobs", "0"], "jobs, --workers: expected 1 or more, got 0"),
         (["run", "toy", "--out", "file/runs"], "cannot write to the output folder file/runs: Not a directory"),
         (["run", "toy-fails"], "the toy's data are gone"),
         (["table", "toyy"], "unknown experiment"),

@@ -34,7 +34,7 @@ def test_seeds_are_outer_and_variants_inner(toy):
         ({"seeds": 0}, "seeds: expected 1 or more, got 0"),
         ({"variants": ["hard", "sofd"]}, "unknown variant 'sofd': .* did you mean 'soft'"),
         ({"variants": []}, "variants: expected some of hard, soft, diverges, got none"),
-        ({"jobs": 0}, "jobs: expected 1 or more, got 0"),
+        ({"jobs": 0}, "jobs, --workers: expected 1 or more, got 0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
