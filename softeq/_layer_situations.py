@@ -55,9 +55,7 @@ def state(case: Case) -> None:
 
 @check
 def meta(case: Case) -> None:
-    """On the meta device it tells shapes; loaded then it is the same: ``to_empty``, and ``assign=True``."""
-    shape = case.copy().to("meta")(*(x.to("meta") for x in case.inputs)).shape
-    ensure(shape == case.output().shape, f"on the meta device the output has shape {tuple(shape)}")
+    """Built without values and then loaded it is the same: ``to_empty``, and ``assign=True``."""
     other = lost(case.copy())
     other.load_state_dict(case.layer.state_dict())
     same_after(case, other, "the output after to_empty and load_state_dict")

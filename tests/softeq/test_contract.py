@@ -196,3 +196,10 @@ def test_layer(name, constraint, check):
     before = {key: value.clone() for key, value in layer.state_dict().items()}
     assert set(check_layer(layer, inputs, only=[check], spaces=SPACES.get(name))) == {check}
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_on_the_meta_device_a_layer_tells_shapes(name):
+    layer, inputs = build(name, "soft")
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    assert layer.to("meta")(*(x.to("meta") for x in given)).shape == build(name, "soft")[0](*given).shape
