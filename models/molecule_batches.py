@@ -7,7 +7,7 @@ two atoms come nearer than ``NEAREST``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,18 +51,17 @@ class MoleculeBatch:
 
     def to(self, target: torch.device | str | torch.dtype) -> MoleculeBatch:
         """The batch on a device, or with its positions, field and shifts in a dtype."""
-        moved = {}
-        for name in _TENSORS:
-            value = getattr(self, name)
-            if value is not None and (value.is_floating_point() or not isinstance(target, torch.dtype)):
-                moved[name] = value.to(target)
-        return replace(self, **moved)
+        every = not isinstance(target, torch.dtype)
+        return self._each(lambda value: value.to(target) if every or value.is_floating_point() else value)
 
     def recordable(self) -> MoleculeBatch:
         """The batch, with copies of what was made in ``torch.inference_mode`` and can enter no gradient."""
+        return self._each(recordable)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> MoleculeBatch:
         given: dict[str, Any] = {name: getattr(self, name) for name in _TENSORS}
-        copies: dict[str, Any] = {name: recordable(v) for name, v in given.items() if v is not None}
-        return replace(self, **copies)
+        given.update((name, change(value)) for name, value in given.items() if value is not None)
+        return replace(self, **given)
 
 
 def molecule_batch(

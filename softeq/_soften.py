@@ -79,8 +79,8 @@ def soften(
 
     Raises:
         SofteqTypeError: ``model`` is no module, or ``example`` no tensor.
-        SofteqValueError: the model does not run on the example, a name that it does not have, an unknown residual, or
-            nothing that can be softened.
+        SofteqValueError: lazy weights, the model does not run on the example, a name that it does not have, an unknown
+            residual, or nothing that can be softened.
     """
     _check(model, example, residual)
     reps, types, skip = dict(reps or {}), dict(types or {}), tuple(skip)

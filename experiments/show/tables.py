@@ -212,7 +212,8 @@ def _ended(records: Sequence[Record]) -> tuple[str, ...]:
     for end, words in (("steps", "at their cap of steps"), ("diverged", "diverged")):
         counts = {variant: sum(end in found for found in runs) for variant, runs in ends.items()}
         parts = [f"{variant} {count} of {len(ends[variant])}" for variant, count in counts.items() if count]
-        said += [f"{words} {', '.join(parts)}"] if parts else []
+        if parts:
+            said.append(f"{words} {', '.join(parts)}")
     if not said:
         return ("Every training ended on its plateau.",)
     return (f"How trainings ended: {'; '.join(said)}; every other on its plateau.",)

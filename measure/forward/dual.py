@@ -115,7 +115,7 @@ class Dual(Tensor):
         """Every operation, by its rule."""
         if torch.is_inference_mode_enabled():  # called from C++, past `__torch_function__`
             with torch.inference_mode(False):
-                return follow(func, args, dict(kwargs or {}))
+                return cls.__torch_dispatch__(func, types, args, kwargs)
         return follow(func, args, dict(kwargs or {}))
 
 

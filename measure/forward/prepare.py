@@ -45,8 +45,6 @@ def measurable(model: F, *, fused: bool = False) -> Iterator[F]:
         model: a module (changed for the length of the block) or any callable.
         fused: leave timm's modules their call of torch's attention function, for who follows that call itself.
     """
-    if isinstance(model, nn.Module):
-        _outside_of_inference_mode(model)
     with unchanged(model), math_attention(), _eager():
         if isinstance(model, nn.Module):
             with _prepared(model, (_IN_PLACE,) if fused else (_IN_PLACE, _FUSED)):
@@ -85,6 +83,7 @@ def repeated(f: Callable[[Tensor], Any], read: Callable[[Any], Tensor]) -> Itera
 
 @contextmanager
 def _prepared(model: nn.Module, off: tuple[str, ...]) -> Iterator[None]:
+    _outside_of_inference_mode(model)
     training = model.training
     try:
         evaluating(model)

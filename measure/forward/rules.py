@@ -32,8 +32,8 @@ from softeq.measure.forward.unruled import QUANTISED, by_torch, refusal
 aten = torch.ops.aten
 
 _LINEAR = """
-    view _unsafe_view _reshape_alias reshape permute transpose t unsqueeze squeeze expand slice select split
-    split_with_sizes unbind narrow diagonal unfold alias detach clone contiguous _to_copy lift_fresh
+    _unsafe_view _reshape_alias reshape permute transpose t unsqueeze squeeze expand slice select split
+    split_with_sizes unbind narrow diagonal unfold alias detach clone contiguous lift_fresh
     sum mean cumsum neg flip roll repeat tril triu index index_select gather
     avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d
     upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
@@ -64,12 +64,27 @@ def _linear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, *rest = args
     if any_dual(rest):
         return by_torch(func, args, kwargs)
-    out = func(x.primal, *rest, **kwargs)
-    if func is aten.view.dtype and out.dtype.to_real() != x.dtype.to_real():
-        raise NotMeasurable(through_bits(out.dtype))
-    if isinstance(out, Tensor) and out.is_floating_point() and out.element_size() < 2:
-        return Dual(out, refusal(f"{func._schema.name} to {out.dtype}", QUANTISED))
-    return wrapped(out, [func(t, *rest, **kwargs) for t in x.tangents])
+    return wrapped(func(x.primal, *rest, **kwargs), [func(t, *rest, **kwargs) for t in x.tangents])
+
+
+@rules("view")
+def _view(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """As another shape it is linear; as another dtype only between real and complex numbers of one precision."""
+    if func is aten.view.dtype:
+        dtype = func(args[0].primal, *args[1:], **kwargs).dtype
+        if dtype.to_real() != args[0].dtype.to_real():
+            raise NotMeasurable(through_bits(dtype))
+    return _linear(func, args, kwargs)
+
+
+@rules("_to_copy")
+def _cast(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Linear but for the rounding, which in float8 is all that there is."""
+    dtype = kwargs.get("dtype") or args[0].dtype
+    if dtype.is_floating_point and dtype.itemsize < 2:
+        out = func(args[0].primal, *args[1:], **kwargs)
+        return Dual(out, refusal(f"{func._schema.name} to {dtype}", QUANTISED))
+    return _linear(func, args, kwargs)
 
 
 @rules("_conj _neg_view")

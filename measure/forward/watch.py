@@ -42,13 +42,11 @@ class _Numbers(TorchFunctionMode):
             raise NotMeasurable("f computes in torch.inference_mode, where no derivative is taken; use torch.no_grad")
         if func in NUMBERS and any(map(_followed, args)):
             raise NotMeasurable(through_numbers(f"Tensor.{func.__name__}"))
-        if func is Tensor.view and _followed(args[0]):
-            dtype = next((v for v in (*args[1:], *given.values()) if isinstance(v, torch.dtype)), args[0].dtype)
-            if dtype.to_real() != args[0].dtype.to_real():
-                raise NotMeasurable(through_bits(dtype))
         if func in _FROM_NUMBERS and not isinstance(args[0], Tensor) and any(map(_followed, _flat(args[0]))):
             raise NotMeasurable(through_numbers(f"torch.{func.__name__} of several tensors; use torch.stack"))
         out = func(*args, **given)
+        if func is Tensor.view and _followed(args[0]) and out.dtype.to_real() != args[0].dtype.to_real():
+            raise NotMeasurable(through_bits(out.dtype))
         if _followed(out) and out.element_size() < 2:
             raise NotMeasurable(f"f uses {func.__name__} to {out.dtype}, which {QUANTISED}")
         return out
