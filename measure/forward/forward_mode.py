@@ -1,7 +1,7 @@
 """Tangents pushed through a function together.
 
 By measure.forward.dual, at the cost of about one forward pass per direction; or by torch.func.jvp under vmap, which
-takes about twice that and is what the tests hold the former against; or by two backward passes, for what leaves torch
+takes about twice that, and is what the tests hold the former against; or by two backward passes, for what leaves torch
 inside an autograd.Function with a backward of its own (measure.forward.reverse).
 """
 
@@ -46,8 +46,8 @@ def push_forward(
         select: picks the tensor out of what f returns.
         chunk: directions at once; None: all.
         engine: "dual" (measure.forward.dual), "vmap" (torch.func), "reverse" (two backward passes, held against
-            central differences), or "auto": the first of them that can follow f. They give the same numbers, but for
-            `detach`, at which "vmap" stops and for which "reverse" refuses.
+            central differences), or "auto": the first of them that can follow f. They give the same numbers, but
+            that "vmap" and "reverse", held against central differences, refuse where f detaches what moves.
 
     Returns:
         The value (B, ...) and the derivatives (k, B, ...), detached.
@@ -85,10 +85,17 @@ class _Pushed:
     def __call__(self, x: Tensor) -> Tensor:
         return _tensor(self.select(self.f(x)))
 
-    def wide(self) -> Callable[[Tensor], Tensor]:
-        """The same on float64, a module as a copy."""
-        f = copy.deepcopy(self.f).double() if isinstance(self.f, nn.Module) else self.f
-        return lambda x: _tensor(self.select(f(x)))
+    def line(self, x: Tensor) -> tuple[Tensor]:
+        """As a function from tensors to tensors."""
+        return (self(x),)
+
+    def wide(self) -> Callable[[Tensor], tuple[Tensor]] | None:
+        """The same on float64, a module as a copy; None where it cannot be copied."""
+        try:
+            f = copy.deepcopy(self.f).double() if isinstance(self.f, nn.Module) else self.f
+        except (RuntimeError, TypeError):
+            return None
+        return lambda x: (_tensor(self.select(f(x))),)
 
 
 def _push(pushed: _Pushed, x: Tensor, directions: Tensor, engine: str) -> tuple[Tensor, Tensor]:
@@ -112,7 +119,8 @@ def _push(pushed: _Pushed, x: Tensor, directions: Tensor, engine: str) -> tuple[
         raise errors[0]
     with measurable(pushed.f), torch.no_grad():
         pushed(x)  # raises where f itself is at fault
-    raise _refusal(errors) from errors[-1]
+        drew = pushed.kept.drew()
+    raise _refusal(errors, drew) from errors[-1]
 
 
 def _push_vmap(f: _Pushed, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,21 +131,28 @@ def _push_vmap(f: _Pushed, x: Tensor, directions: Tensor) -> tuple[Tensor, Tenso
     with Watch():
         if len(directions) == 1:
             value, found = one(directions[0])
-            return value, found[None]
-        values, found = torch.func.vmap(one)(directions)
+            values, found = value[None], found[None]
+        else:
+            values, found = torch.func.vmap(one)(directions)
+    if not values[0].isfinite().all():
+        return values[0], found  # refused for that
+    try:
+        _check(f, x, directions, found, "the derivative of f by torch.func, which stops at detach,")
+    except NoReverse as error:
+        raise NotMeasurable(str(error)) from None
     return values[0], found
 
 
 def _push_reverse(f: _Pushed, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    along = [(direction,) for direction in directions]
+    (value,), found = forward_over_reverse(f.line, (x,), [(direction,) for direction in directions])
+    pushed = torch.stack([tangents[0] for tangents in found])
+    _check(f, x, directions, pushed, "has no forward-mode derivative, and its backward")
+    return value, pushed
 
-    def several(z: Tensor) -> tuple[Tensor]:
-        return (f(z),)
 
-    (value,), found = forward_over_reverse(several, (x,), along)
-    wide = f.wide()
-    check_by_differences(several, lambda z: (wide(z),), (x,), along, found)
-    return value, torch.stack([tangents[0] for tangents in found])
+def _check(f: _Pushed, x: Tensor, directions: Tensor, found: Tensor, claim: str) -> None:
+    along, pushed = [(direction,) for direction in directions], [(tangent,) for tangent in found]
+    check_by_differences(f.line, f.wide(), (x,), along, pushed, claim)
 
 
 _PUSH: dict[str, Callable[[_Pushed, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
@@ -149,19 +164,20 @@ _PUSH: dict[str, Callable[[_Pushed, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 _REASONS = (  # what torch's messages contain, and what that means here
     (("autograd.Function",), "f uses a torch.autograd.Function without a forward-mode rule (setup_context and jvp)"),
     (("forward AD", "forward-mode"), "f uses an operation without a forward-mode derivative"),
-    (("randomness",), f"f {DRAWS}"),
     (("captured Tensor",), "f writes into a tensor from outside of it"),
     (
         ("flex_attention",),
         "f uses flex_attention, which has no forward mode; use scaled_dot_product_attention",
     ),
     (("data pointer", "have storage", "not allocated", "numpy()"), "f hands its data to something else than torch"),
-    (("vmap",), "f does not run on several tangents at once; chunk=1 pushes them one at a time"),
+    (("vmap", "randomness"), "f does not run on several tangents at once; chunk=1 pushes them one at a time"),
 )
 
 
-def _refusal(errors: Sequence[Exception]) -> NotMeasurable:
+def _refusal(errors: Sequence[Exception], drew: bool) -> NotMeasurable:
     """What stands in the way, in words, from the errors of the ways that were tried; f itself runs."""
+    if drew:  # torch.func.vmap also takes for random what may be, a batch normalisation of moving statistics say
+        return NotMeasurable(f"f {DRAWS}")
     tried = [error for error in errors if not isinstance(error, NoReverse)] or list(errors)
     for words, reason in _REASONS:
         for error in tried:

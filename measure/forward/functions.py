@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from softeq.measure.forward import matrices as matrices  # brings its rules
 from softeq.measure.forward.dual import FUNCTIONS, Dual, at
 from softeq.measure.forward.rules import aten
 

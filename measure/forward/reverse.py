@@ -76,6 +76,7 @@ def check_by_differences(
     primals: Sequence[Tensor],
     directions: Sequence[Sequence[Tensor]],
     found: Sequence[Sequence[Tensor]],
+    claim: str = "has no forward-mode derivative, and its backward",
 ) -> None:
     """Compare derivatives with central differences along one random combination of the directions.
 
@@ -83,6 +84,7 @@ def check_by_differences(
         f: see `forward_over_reverse`.
         wide: the same function of float64 tensors, tried first; None: there is none.
         primals, directions, found: what went in and what came out there.
+        claim: what says so, in the message.
 
     Raises:
         NoReverse: they differ.
@@ -102,7 +104,7 @@ def check_by_differences(
     gaps.append((gap, _AGREE if primals[0].real.dtype == torch.float64 else _LOOSER))
     if not any(gap <= limit for gap, limit in gaps):
         raise NoReverse(
-            f"has no forward-mode derivative, and its backward is not the derivative of its values "
+            f"{claim} is not the derivative of its values "
             f"(central differences differ by {min(gap for gap, _ in gaps):.1%})"
         )
 

@@ -22,6 +22,7 @@ from softeq.measure.forward.dual import (
     Unfollowed,
     any_dual,
     at,
+    follow,
     through_bits,
     through_numbers,
     values,
@@ -129,6 +130,8 @@ def _any_places(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 @rules(_ELEMENTWISE)
 def _elementwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, *rest = args
+    if func is aten.silu.default and x.is_complex():  # whose derivative torch takes as if it were real
+        return follow(aten.mul.Tensor, (x, follow(aten.sigmoid.default, (x,), {})), {})
     if not isinstance(x, Dual) or not x.is_floating_point() or any(isinstance(v, Tensor) for v in rest):
         return by_torch(func, args, kwargs)
     with torch.overrides.enable_reentrant_dispatch(), torch.enable_grad():

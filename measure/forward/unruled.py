@@ -7,8 +7,8 @@ does not mention is no constant. Whole numbers and conditions are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import torch
@@ -36,7 +36,9 @@ def by_torch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     leaves, structure = pytree.tree_flatten((list(args), kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Dual)]
     operation = _Operation(func, leaves, structure, places)
-    out, shape = pytree.tree_flatten(operation.of([leaves[i].primal for i in places]))
+    with as_outside():
+        out, shape = pytree.tree_flatten(operation.of([leaves[i].primal for i in places]))
+        out = [_written_out(v) if _continuous(v) else v for v in out]
     if any(isinstance(value, Tensor) and value.is_quantized for value in out):
         raise NotMeasurable(f"f uses {operation.name}, which {QUANTISED}")
     moving = [i for i, value in enumerate(out) if _continuous(value)]
@@ -45,8 +47,20 @@ def by_torch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return pytree.tree_unflatten(filled, shape)
 
 
+@contextmanager
+def as_outside() -> Iterator[None]:
+    """Operations as they are outside of `__torch_dispatch__`, where nothing heeds that a tensor is lazily conjugate."""
+    with torch.overrides.enable_reentrant_dispatch(), torch.no_grad():
+        yield
+
+
 def _continuous(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _written_out(value: Tensor) -> Tensor:
+    """A tensor that is what its memory says: not lazily conjugate or negative, nor a zero without memory."""
+    return torch.zeros_like(value) if value._is_zerotensor() else value.resolve_conj().resolve_neg()
 
 
 class _Operation:
@@ -83,7 +97,7 @@ class _Operation:
 
 def _tangents(operation: _Operation, moving: list[int]) -> dict[int, Any]:
     """Per output its tangents, or what refuses them when they are asked for."""
-    with torch.overrides.enable_reentrant_dispatch(), torch.no_grad():
+    with as_outside():
         try:
             return _by_forward(operation, moving)
         except (RuntimeError, NotImplementedError):
@@ -106,7 +120,7 @@ def _of_one(operation: _Operation, i: int, several: bool) -> Any:
 def _by_forward(operation: _Operation, moving: list[int]) -> dict[int, list[Tensor]]:
     f = operation.outputs(moving)
     found = [torch.func.jvp(f, operation.primals, t, strict=True)[1] for t in operation.directions]
-    return {i: [tangents[n] for tangents in found] for n, i in enumerate(moving)}
+    return {i: [_written_out(tangents[n]) for tangents in found] for n, i in enumerate(moving)}
 
 
 def _by_reverse(operation: _Operation, moving: list[int]) -> dict[int, list[Tensor]]:
