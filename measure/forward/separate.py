@@ -1,12 +1,13 @@
 """Whether a function treats the samples of a batch apart: what every number per sample takes for granted.
 
-Statistics of the batch (batch normalisation without running statistics, or in training mode), attention or a softmax
-along the batch, an average over it: then a sample's value, and its derivative, depend on what stands beside it.
+Statistics of the batch (batch normalisation without running statistics, or in training mode), attention, a softmax or
+a recurrence along the batch, an average over it: then a sample's value, and its derivative, depend on what stands
+beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from softeq.testing import TOLERANCES
 _SLACK = 10.0  # batches of two sizes go through different kernels, whose rounding adds up over a network
 
 Read = Callable[[Any], Tensor]
+End = Callable[[Tensor, int], Tensor]
+_ENDS: dict[str, End] = {"first": lambda rows, count: rows[:count], "last": lambda rows, count: rows[-count:]}
 
 
 def check_batch(value: Tensor, samples: int) -> None:
@@ -32,7 +35,9 @@ def check_batch(value: Tensor, samples: int) -> None:
 
 
 def check_separate(f: Callable[[Tensor], Any], x: Tensor, value: Tensor, read: Read = lambda raw: raw) -> None:
-    """Compare the first sample's output in the batch with its output alone; a batch of one says nothing.
+    """Compare the outputs of both ends of the batch with their outputs alone; a batch of one says nothing.
+
+    Both, for a recurrence along the batch (torch's without batch_first) leaves one end of it to itself.
 
     Args:
         f, x: the function and the batch (B, ...).
@@ -44,25 +49,27 @@ def check_separate(f: Callable[[Tensor], Any], x: Tensor, value: Tensor, read: R
     """
     if len(x) < 2:
         return
-    others = _without_others(f, x, read)
-    gap = _difference(value[:1], others[:1])
-    if gap > max(_limit(value), _limit(x)):
-        raise NotMeasurable(
-            f"f does not treat the samples of a batch apart: the output of the first changes by {gap:.1%} with what "
-            f"stands beside it{_where(f, x, len(others))}; a number per sample would depend on the batch. "
-            "Measure one at a time (batch_size=1), or use running statistics"
-        )
+    for word, end in _ENDS.items():
+        alone, out = _without_others(f, end(x, 1), len(x), read)
+        gap = _difference(end(value, 1), end(out, 1))
+        if gap > max(_limit(value), _limit(x)):
+            raise NotMeasurable(
+                f"f does not treat the samples of a batch apart: the output of the {word} changes by {gap:.1%} with "
+                f"what stands beside it{_where(f, x, alone, end)}; a number per sample would depend on the batch. "
+                "Measure one at a time (batch_size=1), or use running statistics"
+            )
 
 
-def _without_others(f: Callable[[Tensor], Any], x: Tensor, read: Read) -> Tensor:
-    """f of the first sample alone, or where f wants as many as there were, of as many copies of it."""
+def _without_others(f: Callable[[Tensor], Any], sample: Tensor, batch: int, read: Read) -> tuple[Tensor, Tensor]:
+    """One sample alone, or where f wants as many as there were, as many copies of it; and what `read` makes of f."""
     with measurable(f, fused=True), torch.no_grad():
         try:
-            return read(f(x[:1].clone()))
+            return sample, read(f(sample.clone()))
         except (RuntimeError, ValueError, AssertionError):  # exported programs assert the size of their batches
             pass
+    copies = sample.repeat(batch, *[1] * (sample.ndim - 1))
     with measurable(f, fused=True), torch.no_grad():
-        return read(f(x[:1].repeat(len(x), *[1] * (x.ndim - 1))))
+        return copies, read(f(copies.clone()))
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
@@ -76,12 +83,15 @@ def _limit(value: Tensor) -> float:
     return min(0.2, _SLACK * TOLERANCES.get(value.dtype, TOLERANCES[torch.float32]))
 
 
-def _where(f: Callable[[Tensor], Any], x: Tensor, alone: int) -> str:
+def _where(f: Callable[[Tensor], Any], x: Tensor, alone: Tensor, end: End) -> str:
     """The first module whose input is the same and whose output is not, in words."""
-    batch, apart = (_outputs(f, z) for z in (x, x[:1].repeat(alone, *[1] * (x.ndim - 1))))
+
+    def alike(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+        return all(_end_alike(*pair, len(x), len(alone), end) for pair in zip(a, b, strict=False))
+
+    batch, apart = (_outputs(f, z) for z in (x, alone))
     for (name, before, after), (_, before_alone, after_alone) in zip(batch, apart, strict=False):
-        same = all(_first_alike(a, b, len(x), alone) for a, b in zip(before, before_alone, strict=False))
-        if same and not all(_first_alike(a, b, len(x), alone) for a, b in zip(after, after_alone, strict=False)):
+        if alike(before, before_alone) and not alike(after, after_alone):
             return f" (in the module {name})"
     return " (in the operations between its modules)" if batch else ""
 
@@ -115,9 +125,9 @@ def _tensors(values: Any) -> list[Tensor]:
     return [v.detach().clone() for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.ndim]
 
 
-def _first_alike(a: Tensor, b: Tensor, samples: int, alone: int) -> bool:
-    """Whether the first sample's part of two tensors is the same; one may hold several rows per sample."""
+def _end_alike(a: Tensor, b: Tensor, samples: int, alone: int, end: End) -> bool:
+    """Whether one end's part of two tensors is the same; one may hold several rows per sample."""
     rows = len(a) // samples
     if rows * samples != len(a) or rows * alone != len(b):
         return True  # it does not start with the batch, so nothing is said
-    return _difference(a[:rows], b[:rows]) <= _limit(a)
+    return _difference(end(a, rows), end(b, rows)) <= _limit(a)

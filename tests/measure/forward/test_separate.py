@@ -34,6 +34,18 @@ class AlongTheBatch(nn.Module):
         return self.layer(x.flatten(2).mT).mT.reshape(x.shape)
 
 
+class RecurrentAlongTheBatch(nn.Module):
+    """torch's recurrence without batch_first: nothing reaches the sample that it begins with."""
+
+    def __init__(self, backward=False):
+        super().__init__()
+        self.layer, self.order = nn.LSTM(4, 4), -1 if backward else 1
+
+    def forward(self, x):
+        rows = x.flatten(2).mT
+        return (self.layer(rows.flip(0))[0].flip(0) if self.order < 0 else self.layer(rows)[0]).mT.reshape(x.shape)
+
+
 class Functional(nn.Module):
     def forward(self, x):
         return x - x.mean(0)
@@ -42,6 +54,8 @@ class Functional(nn.Module):
 COUPLED = {
     "batch statistics": (network(nn.BatchNorm2d(4, track_running_stats=False)), r"module '1', BatchNorm2d"),
     "attention along the batch": (network(AlongTheBatch()), r"module '1.layer"),
+    "recurrence along the batch": (network(RecurrentAlongTheBatch()), r"of the last changes.*module '1.layer'"),
+    "backwards": (network(RecurrentAlongTheBatch(backward=True)), r"of the first changes.*module '1"),
     "softmax along the batch": (network(nn.Softmax(0)), r"module '1', Softmax"),
     "functional": (network(Functional()), r"module '1', Functional"),
     "between modules": (lambda x: x.flatten(1) - x.flatten(1).mean(0), "does not treat the samples of a batch apart"),
