@@ -8,6 +8,7 @@ one pass, give it for every affine motion of an image.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.errors import SofteqTypeError, SofteqValueError, SofteqWarning
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.forward_mode import push_forward
 from softeq.measure.motion.actions import Action
@@ -63,6 +64,7 @@ def lie_derivative(
         SofteqValueError, SofteqTypeError: a bad `x`, flow or stencil.
         NotMeasurable: the output is no floating tensor, or not finite, or f has no forward-mode derivative, or the
             output cannot move under that flow.
+        SofteqWarning: `x` or the output is of half precision.
     """
     flows = resolve_flows(flow_in)
     if len(flows) != 1:
@@ -154,6 +156,13 @@ def pushed_derivatives(
         found = found - tangents(outer, value)
     elif action is not None:
         found = found - action.tangent(value)
+    if min(x.element_size(), value.element_size()) < 4:
+        dtype = min(x.dtype, value.dtype, key=lambda d: d.itemsize)
+        warnings.warn(
+            f"measured in {dtype}, whose rounding is in the numbers, some percent of them; use float32 or float64",
+            SofteqWarning,
+            stacklevel=2,
+        )
     if not found.isfinite().all():
         raise NotMeasurable("the derivative has NaN or infinite entries although the output is finite")
     return value, found, None if extra is None else rest

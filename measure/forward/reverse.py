@@ -120,12 +120,13 @@ def _gap(f: Function, primals: Sequence[Tensor], along: Sequence[Tensor], expect
     if length == 0:
         return 0.0
     size = max(max(float(p.abs().max()) for p in primals), 1e-3) / length
-    here, wanted = _line(f(*primals)), _line(expected)
+    outputs = f(*primals)
+    here, wanted, rounding = _line(outputs), _line(expected), max(torch.finfo(v.real.dtype).eps for v in outputs)
     gaps = []
     for step in _STEPS.get(dtype, _FEWER_DIGITS):
         h = step * size
         ahead, behind = (_line(f(*(p + s * v for p, v in zip(primals, along, strict=True)))) for s in (h, -h))
-        noise = 10 * torch.finfo(dtype).eps * float(here.abs().max()) / h
+        noise = 10 * max(torch.finfo(dtype).eps, rounding) * float(here.abs().max()) / h
         gaps.append(_relative((ahead - here) / h, (here - behind) / h, wanted, noise))
     return min(gaps)
 

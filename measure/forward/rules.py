@@ -224,7 +224,8 @@ def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
             raise Unfollowed("a convolution's input was written into before its output was used")
         scaled = weight
         if scale is not None:
-            scaled = weight * scale.reshape((1, -1, 1, 1) if transposed else (-1, *[1] * (weight.ndim - 1)))
+            axes = (1, -1, 1, 1) if transposed else (-1, *[1] * (weight.ndim - 1))
+            scaled = (weight * scale.reshape(axes)).to(weight.dtype)
         return [func(t, scaled, None, *rest) for t in sources]
 
     grouped = transposed and rest[5] != 1  # there the output's channels lie along no single axis of the weight
@@ -239,9 +240,10 @@ def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     if named.get("training", False) or variance is None or any_dual(others):
         return by_torch(func, args, kwargs)
     out, *statistics = func(x.primal, *others, **kwargs)
-    scale = (variance + named.get("eps", named.get("epsilon"))).rsqrt().to(out.dtype)
+    scale = (variance + named.get("eps", named.get("epsilon"))).rsqrt()
     if named["weight"] is not None:
         scale = scale * named["weight"]
+    scale = scale.to(out.dtype)  # under autocast the statistics are wider than what they normalise
     if x.pending is not None:
         tangents = x.pending(scale)
     else:
@@ -252,7 +254,8 @@ def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 @rules("native_layer_norm")
 def _layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, shape, weight, bias, eps = args
-    if any_dual((weight, bias)):
+    mixed = weight is not None and weight.dtype != x.dtype  # under autocast
+    if mixed or any_dual((weight, bias)):
         return by_torch(func, args, kwargs)
     out, mean, rstd = func(x.primal, shape, weight, bias, eps)
     primal, tangents = x.primal.contiguous(), []

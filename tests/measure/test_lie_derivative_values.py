@@ -1,5 +1,6 @@
 """The Lie derivative against what is known: exact tangents, finite motions, the whole Jacobian."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from softeq.errors import SofteqWarning
 from softeq.measure.lie_derivative import affine_derivatives, lie_derivative
 from softeq.measure.motion.actions import ImageMap, Invariant
 from softeq.measure.motion.flows import FLOWS
@@ -153,3 +155,33 @@ def test_float32_agrees_with_float64(build):
     found = affine_derivatives(model.float(), x.float()).derivatives
     assert found.dtype == torch.float32
     assert relative(found.double(), exact) < 1e-5
+
+
+def small():
+    torch.manual_seed(0)
+    norms = nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 4, 3), nn.LayerNorm([4, 6, 6])
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *norms, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        model[1].weight.uniform_(0.5, 1.5)
+        model[1].running_var.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("way", ["autocast", "bfloat16"])
+def test_half_precision_is_measured_to_its_rounding_and_says_so(way):
+    model, x = small(), torch.rand(2, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    exact = lie_derivative(copy.deepcopy(model).double(), x.double(), "rotation")
+
+    def cast(z):
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(z)
+
+    f, z = (cast, x) if way == "autocast" else (copy.deepcopy(model).bfloat16(), x.bfloat16())
+    with pytest.warns(SofteqWarning, match=r"measured in torch\.bfloat16, whose rounding"):
+        found = lie_derivative(f, z, "rotation")
+    assert (found.double() - exact).norm() < 0.1 * exact.norm()
+
+
+def test_full_precision_says_nothing(recwarn):
+    lie_derivative(small(), torch.rand(2, 3, 10, 10), "rotation")
+    assert not [w for w in recwarn if issubclass(w.category, SofteqWarning)]
