@@ -242,6 +242,7 @@ def test_progress_ends_at_the_whole(run):
     assert [e.done for e in steps] == sorted(e.done for e in steps)
 
 
+@pytest.mark.filterwarnings("ignore:measured in torch.bfloat16")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_lower_precision_agrees_roughly(run, dtype):
     exact = [r["metrics"]["lee_mean"] for r in run("toy_models:cnn", output="logits")[1]]
