@@ -130,7 +130,7 @@ def test_flows_of_several_kinds_share_one_pass_and_change_no_number():
 
     hue, brightness = colour_flows()[4], colour_flows()[0]
     mixed = local_equivariance_error(f, x, [hue, "rotation", brightness, "scale"], output="logits")
-    assert sum(calls) == 3 + 1  # all tangents in one pass, and one sample alone
+    assert sum(calls) == 3 + 2  # all tangents in one pass, and both ends of the batch alone
     assert mixed.control_kind == "noise and samples"
     for name, flows in (("rotation", ["rotation", "scale"]), ("hue", [hue]), ("brightness", [brightness])):
         alone = local_equivariance_error(f, x, flows, output="logits")
