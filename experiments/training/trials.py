@@ -117,21 +117,24 @@ def run_trials(
         "best_step": best.training.best_step,
         "diverged_at_step": best.training.diverged_at_step,
     }
-    return metrics if config.get("tuning") else metrics | measured(best, task)
+    if config.get("tuning"):
+        return metrics
+    return metrics | measured(best, task, at_equal_steps=config["training"].get("equal_steps") is not None)
 
 
-def measured(best: Trained, task: Task) -> Metrics:
+def measured(best: Trained, task: Task, *, at_equal_steps: bool) -> Metrics:
     """What is told of a trained network: `Task.measure`, the headline of the best validated step and at equal steps."""
     training, model = best.training, best.model
-    names = (f"{task.headline}_best_validation", f"{task.headline}_equal_steps")
+    equal = {f"{task.headline}_equal_steps": training.at_equal_steps} if at_equal_steps else {}
+    best_name = f"{task.headline}_best_validation"
     # Wall seconds are this machine's; the steps beside them are not.
     compute = {"training_seconds": rounded(training.steps * training.seconds_per_step)}
     if training.diverged_at_step:
-        return dict.fromkeys((*task.keys, *names), math.nan) | compute
+        return dict.fromkeys((*task.keys, best_name, *equal), math.nan) | compute
     model.eval()
     found = task.measure(model)
     last = {name: value.clone() for name, value in model.state_dict().items()}
     load_state(model, training.best_state)
     at_best = task.test(model)
     load_state(model, last)
-    return found | {names[0]: at_best, names[1]: training.at_equal_steps} | compute
+    return found | {best_name: at_best} | equal | compute
