@@ -15,16 +15,10 @@ from torch import Tensor
 
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.forward.dual import Dual, at, wrapped
-from softeq.measure.forward.rules import rules
+from softeq.measure.forward.rules import named, rules
 from softeq.measure.forward.unruled import as_outside, by_torch, refusal
 
 _FREE = "leaves phases or rotations of its vectors free, so that they have no derivative of their own"
-
-
-def _named(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments by their names, defaults among them."""
-    given = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-    return given | dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
 
 
 def _mapped(x: Any, linear: Callable[[Tensor], Tensor]) -> Any:
@@ -64,7 +58,7 @@ def _cholesky(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 @rules("cholesky_inverse")
 def _cholesky_inverse(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """-A^-1 dA A^-1 with A = L L^H, or U^H U."""
-    given = _named(func, args, kwargs)
+    given = named(func, args, kwargs)
     factor, upper = _triangle(given["self"], given["upper"]), given["upper"]
     if factor.is_complex() and any(map(_complex_diagonal, (factor.primal, *factor.tangents))):
         raise NotMeasurable(f"f uses {func._schema.name} on a factor whose diagonal is not real")
@@ -77,7 +71,7 @@ def _cholesky_inverse(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 @rules("cholesky_solve")
 def _cholesky_solve(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = _named(func, args, kwargs)
+    given = named(func, args, kwargs)
     return by_torch(func, (given["self"], _triangle(given["input2"], given["upper"]), given["upper"]), {})
 
 
@@ -88,7 +82,7 @@ def _square_root(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
 
 @rules("_linalg_eigh")
 def _hermitian_eigen(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = _named(func, args, kwargs)
+    given = named(func, args, kwargs)
     given["A"] = _mirrored(given["A"], upper=given["UPLO"].upper() == "U")
     numbers, vectors = by_torch(func, (), given)
     if given["compute_v"] and vectors.is_complex():
@@ -110,7 +104,7 @@ def _eigen(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @rules("_linalg_svd")
 def _singular(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = _named(func, args, kwargs)
+    given = named(func, args, kwargs)
     left, numbers, right = by_torch(func, (), given)
     if not given["compute_uv"]:
         return left, numbers, right
@@ -125,7 +119,7 @@ def _singular(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @rules("linalg_pinv")
 def _pseudoinverse(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = {name: at(value, None) if name != "self" else value for name, value in _named(func, args, kwargs).items()}
+    given = {name: at(value, None) if name != "self" else value for name, value in named(func, args, kwargs).items()}
     matrix, hermitian = given["self"], given["hermitian"]
     if not isinstance(matrix, Dual):  # its tolerances alone move, which are steps
         return func(**given)

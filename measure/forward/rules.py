@@ -60,6 +60,12 @@ def rules(names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def named(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of an operation by their names, defaults among them."""
+    given = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    return given | dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+
+
 @rules(_LINEAR)
 def _linear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, *rest = args
@@ -234,15 +240,15 @@ def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
 
 @rules("native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm")
 def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    given = named(func, args, kwargs)
     x, *others = args
-    variance = named["running_var"]
-    if named.get("training", False) or variance is None or any_dual(others):
+    variance = given["running_var"]
+    if given.get("training", False) or variance is None or any_dual(others):
         return by_torch(func, args, kwargs)
     out, *statistics = func(x.primal, *others, **kwargs)
-    scale = (variance + named.get("eps", named.get("epsilon"))).rsqrt()
-    if named["weight"] is not None:
-        scale = scale * named["weight"]
+    scale = (variance + given.get("eps", given.get("epsilon"))).rsqrt()
+    if given["weight"] is not None:
+        scale = scale * given["weight"]
     scale = scale.to(out.dtype)  # under autocast the statistics are wider than what they normalise
     if x.pending is not None:
         tangents = x.pending(scale)
