@@ -21,8 +21,9 @@ from softeq.experiments.engine.bookkeeping import DATA, generator_for, rounded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
 from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.polynomials import Fit, chosen, least_squares
-from softeq.experiments.show.plots import COLOURS, draw_figure
+from softeq.experiments.show.plots import draw_figure
 from softeq.experiments.show.tables import choose_preset, select
+from softeq.experiments.training.arms import BLUE, GREEN, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,6 +113,10 @@ def _said(fit: Fit) -> Metrics:
     return {"growth": fit.growth, "noise": rounded(fit.noise), "effective_parameters": rounded(fit.effective)}
 
 
+_DRAWN = {"cubic": BLUE, "soft": VERMILION, "soft-evidence": GREEN}
+"""The variants that the figure shows, with their colours."""
+
+
 def plot(records: list[dict[str, Any]], path: Any) -> None:
     """The series, with what four of the variants make of it: every second month held out, and the last two years."""
     mine = select(records, "airline")
@@ -129,7 +134,7 @@ def _draw(axes: Axes, first: Mapping[str, Metrics]) -> None:
         fitted, asked = held_out(task, len(y), 0)
         panel.plot(years[fitted], y[fitted], ".", color="#222222", ms=4, label="months that are fitted")
         panel.plot(years[asked], y[asked], ".", color="#AAAAAA", ms=4, label="months that are asked for")
-        for colour, variant in zip(COLOURS, ("cubic", "soft", "soft-evidence"), strict=False):
+        for variant, colour in _DRAWN.items():
             if variant in first:
                 error = first[variant][f"rmse_{task}"]
                 label = f"{variant}: {error:.0f} on those"

@@ -66,7 +66,7 @@ def _draw(axes: Axes, rows: Sequence[Sequence[Panel]], records: Sequence[Record]
     places = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
     handles: dict[str, Any] = {}
     for row, line in zip(rows, places, strict=True):
-        for panel, place in zip(row, line, strict=False):
+        for panel, place in zip(row, line[: len(row)], strict=True):
             handles |= _panel(place, panel, records)
         for place in line[len(row) :]:
             place.set_axis_off()

@@ -27,8 +27,9 @@ from softeq.experiments.engine.bookkeeping import ORDER, counter, dtype_of, gene
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
 from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.quarters import Orbits
-from softeq.experiments.show.plots import BAND, COLOURS, draw_figure
+from softeq.experiments.show.plots import BAND, draw_figure
 from softeq.experiments.show.tables import choose_preset, scalar
+from softeq.experiments.training.arms import BLUE, VERMILION
 from softeq.experiments.training.regression import defects
 from softeq.groups import Z
 from softeq.pathways import RESIDUAL
@@ -207,7 +208,8 @@ def accuracy(model: nn.Module, parameters: Parameters, data: Any) -> float:
     return float((functional_call(model, parameters, (data.x_test,)).argmax(1) == data.y_test).double().mean())
 
 
-_POINTS = ("rotated", "broken")
+_POINTS = {"rotated": BLUE, "broken": VERMILION}
+"""The points of the dial that the figure shows, with their colours."""
 
 
 def plot(records: list[dict[str, Any]], path: Any) -> None:
@@ -224,7 +226,7 @@ def _draw(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
     for panel, (key, label) in zip(
         panels, (("test_accuracy", "test accuracy"), ("weight_defect_mean", "weight defect")), strict=True
     ):
-        for colour, point in zip(COLOURS, _POINTS, strict=False):
+        for point, colour in _POINTS.items():
             groups = [_values(records, f"soft-{ratio}", f"{key}@{point}") for ratio in RATIOS]
             drawn = [(r, g) for r, g in zip(RATIOS, groups, strict=True) if g]
             for variant, style in (("hard", "--"), ("none", ":")) if key == "test_accuracy" else ():

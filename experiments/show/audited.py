@@ -91,7 +91,8 @@ def share(records: Sequence[Record], model: str, flow: str, module: str) -> Pair
     """
     metrics = _metrics(records, model, flow)
     split = metrics.get("layerwise") or {}
-    held = zip(split.get("shares") or [], split.get("intervals") or [], strict=False)
+    shares = split.get("shares") or []
+    held = zip(shares, split.get("intervals") or [(None, None)] * len(shares), strict=True)
     found = [(value, ends) for (name, value), ends in held if name == module and None not in ends]
     if not found:
         raise SofteqError(f"audit: {model}/{flow} has no share of {module} with an interval")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
 from softeq.experiments.engine.experiment import Column, Experiment
 from softeq.experiments.engine.record import Record
 from softeq.experiments.show.tables import choose_preset, describe, scalar, select, variant_order
-from softeq.experiments.training.arms import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Arm, arm
+from softeq.experiments.training.arms import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Arm, arm, parse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +48,8 @@ def plot_experiment(
     records: Sequence[Record], experiment: Experiment, path: str | Path, preset: str | None = None
 ) -> None:
     """The headline metric of every variant: a point per seed, the median as a bar, the published number as a diamond.
+
+    Points have the colour and the marker of their arm; those of a variant that is no arm are blue dots.
 
     The axis is logarithmic where the values are positive and span more than a decade. Diverged runs are counted in
     the variant's label.
@@ -106,22 +109,34 @@ def _variants(
         finite, stat = [x for x in group if math.isfinite(x)], describe(group)
         # Seeds side by side in a fixed order: the same image every time, and equal values do not hide each other.
         offsets = [0.26 * (2 * (j + 0.5) / len(finite) - 1) for j in range(len(finite))]
-        axes.scatter(finite, [i + o for o in offsets], s=22, color=COLOURS[0], alpha=0.65, linewidths=0, zorder=3)
+        colour, marker = _look(variant)
+        style: Any = {"s": 22, "color": colour, "marker": marker, "alpha": 0.8, "linewidths": 0, "zorder": 3}
+        axes.scatter(finite, [i + o for o in offsets], **style)
         if stat.n:  # not the mean: one training that broke out is all that it would show
             axes.plot([stat.median] * 2, [i - 0.34, i + 0.34], color=_INK, linewidth=2, solid_capstyle="butt", zorder=4)
         if variant in published:
-            axes.scatter(published[variant], i, s=46, marker="D", color="none", edgecolors=COLOURS[1], zorder=5, lw=1.6)
+            axes.scatter(published[variant], i, s=46, marker="D", color="none", edgecolors=_INK, zorder=5, lw=1.6)
         labels.append(variant + (f"\n({stat.diverged} of {stat.n + stat.diverged} diverged)" if stat.diverged else ""))
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", which="major")
     axes.set_xlabel(column.header)
-    for (header, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
-        axes.axvline(level, color=_QUIET, linestyle=style, linewidth=1.2, label=header, zorder=2)
+    looks = itertools.product((_QUIET, _INK), ("--", ":", "-."))
+    for (header, level), (colour, dashes) in zip(levels.items(), itertools.cycle(looks)):  # without end: all are drawn
+        axes.axvline(level, color=colour, linestyle=dashes, linewidth=1.2, label=header, zorder=2)
     shown = [*(x for group in values.values() for x in group), *published.values(), *levels.values()]
     _log_where_wide(axes, shown)
     _legend(axes, bool(published))
+
+
+def _look(variant: str) -> tuple[str, str]:
+    """Colour and marker of a variant's points."""
+    try:
+        which = parse(variant).arm
+    except SofteqValueError:  # networks, methods: a row's name says all that there is
+        return COLOURS[0], "o"
+    return which.colour, which.marker
 
 
 def _log_where_wide(axes: Axes, values: Iterable[float]) -> None:
@@ -147,12 +162,12 @@ def _legend(axes: Axes, published: bool) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], marker="o", color=COLOURS[0], alpha=0.65, linestyle="", markersize=5, markeredgewidth=0),
+        Line2D([], [], marker="o", color=_QUIET, alpha=0.8, linestyle="", markersize=5, markeredgewidth=0),
         Line2D([], [], marker="|", color=_INK, linestyle="", markersize=11, markeredgewidth=2),
     ]
     labels = ["one seed", "median"]
     if published:
-        handles.append(Line2D([], [], marker="D", color="none", markeredgecolor=COLOURS[1], markeredgewidth=1.6))
+        handles.append(Line2D([], [], marker="D", color="none", markeredgecolor=_INK, markeredgewidth=1.6))
         labels.append("published")
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     handles, labels = [*handles, *lines], [*labels, *(str(line.get_label()) for line in lines)]

@@ -3,7 +3,9 @@ import math
 import sys
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
 from softeq.experiments.engine.experiment import Column
@@ -63,6 +65,32 @@ def test_every_seed_is_a_point_and_diverged_runs_are_counted(toy, records, drawn
     assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([1.1, 0.275, 2.0])
     assert axes.get_xlabel() == "test MSE"
     assert axes.get_xscale() == "linear"
+
+
+def test_points_have_the_look_of_their_arm_and_blue_dots_where_there_is_none(toy, records, make_record, drawn):
+    more = [make_record("soft-200", test_mse=1.0), make_record("none@10", test_mse=1.0)]
+    plots.plot_experiment([*records, *more], dataclasses.replace(toy, published={}), "a.png")
+    (axes,) = drawn
+    rows = [label.get_text().split("\n")[0] for label in axes.get_yticklabels()]
+    assert len(rows) == len(axes.collections) == 5
+    for row, points in zip(rows, axes.collections, strict=True):
+        one = plots.arm(row.split("-")[0].split("@")[0]) if row != "diverges" else None
+        colour, marker = (one.colour, one.marker) if one else (plots.BLUE, "o")
+        assert to_hex(points.get_facecolor()[0]).upper() == colour
+        shape = MarkerStyle(marker)
+        assert (
+            points.get_paths()[0].vertices.tolist()
+            == shape.get_path().transformed(shape.get_transform()).vertices.tolist()
+        )
+
+
+def test_every_level_is_drawn_and_no_two_look_alike(toy, records, drawn):
+    names = tuple(f"level {k}" for k in range(5))
+    told = [{**r, "metrics": {**r["metrics"], **dict.fromkeys(names, 3.0)}} for r in records]
+    plots.plot_experiment(told, dataclasses.replace(toy, levels=tuple(Column(n, n) for n in names)), "a.png")
+    (axes,) = drawn
+    lines = [line for line in axes.lines if line.get_label() in names]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 5
 
 
 def test_a_level_is_a_line_at_its_mean_and_absent_from_records_without_it(toy, records, drawn):
