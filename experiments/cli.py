@@ -27,6 +27,7 @@ except ImportError:  # the core alone: `main` says which extra is missing
 
 DEFAULT_OUT = "runs"
 RESULTS = "results"
+_SHOWN = "The largest that there are records of, under the latest protocol if any are, if absent."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,7 +177,7 @@ def _command(verb: str, name: str, preset: str, out: Path, **options: Any) -> li
 
 def table(
     experiment: Annotated[str, typer.Argument(help="A name that `softeq list` shows.", show_default=False)],
-    preset: Annotated[str | None, typer.Option(help="The largest that there are records of if absent.")] = None,
+    preset: Annotated[str | None, typer.Option(help=_SHOWN)] = None,
     format: Annotated[str, typer.Option(help="md, csv or latex.")] = "md",
     out: Annotated[Path | None, typer.Option(help="The folder of the records; runs, else results, if absent.")] = None,
 ) -> None:
@@ -191,7 +192,7 @@ def table(
 
 def plot(
     experiment: Annotated[str, typer.Argument(help="A name that `softeq list` shows.", show_default=False)],
-    preset: Annotated[str | None, typer.Option(help="The largest that there are records of if absent.")] = None,
+    preset: Annotated[str | None, typer.Option(help=_SHOWN)] = None,
     out: Annotated[Path | None, typer.Option(help="The folder of the records; runs, else results, if absent.")] = None,
     file: Annotated[Path | None, typer.Option(help="A .png, .pdf or .svg; OUT/EXPERIMENT.png if absent.")] = None,
 ) -> None:
@@ -221,7 +222,8 @@ def _find(chosen: Experiment, preset: str | None, out: Path | None) -> tuple[lis
         if preset in held or (preset is None and held):
             shown = tables.choose_preset(records, preset)
             others = ", ".join(sorted(held - {shown}))
-            remark = f"the largest preset there, beside {others}" if preset is None and others else ""
+            which = "there" if shown == tables.largest(held) else "under the latest protocol"
+            remark = f"the largest preset {which}, beside {others}" if preset is None and others else ""
             return [r for r in records if r["preset"] == shown], folder, shown, remark
     places = " or ".join(str(folder) for folder in folders)
     what = f"{chosen.name}, preset {preset}," if preset else chosen.name

@@ -152,7 +152,7 @@ def _cell(one: Paired | None, pairs: tuple[int, int] | None) -> str:
 
 
 def of_preset(records: Iterable[Record], preset: str | None = None) -> list[Record]:
-    """The records of ``cnn-vs-vit`` at a preset under the latest protocol; the largest that there is when None."""
+    """The records of ``cnn-vs-vit`` at a preset under the latest protocol; as `choose_preset` has it when None."""
     mine = select(records, NAME)
     chosen = choose_preset(mine, preset)
     return current([r for r in mine if r["preset"] == chosen])

@@ -72,7 +72,7 @@ def dial_table(
         experiment: ``rotation`` or ``translation``.
         training_images: as in the variants' names.
         quantity: a key of `QUANTITIES`.
-        preset: the largest that there is when None.
+        preset: as `choose_preset` has it when None.
 
     Raises:
         SofteqError: no such records.
@@ -152,7 +152,7 @@ def plot_dial(records: Sequence[Record], experiment: Experiment, path: str | Pat
         records: any; those of other experiments and presets are left out.
         experiment: ``rotation`` or ``translation``.
         path: ends in ``.png``, ``.pdf`` or ``.svg``.
-        preset: the largest that there is when None.
+        preset: as `choose_preset` has it when None.
 
     Raises:
         SofteqError: no such records, none with a finite accuracy, or the file cannot be written.

@@ -58,7 +58,7 @@ def plot_experiment(
         records: any records; those of other experiments and presets are left out.
         experiment: its first column is the headline metric.
         path: ends in ``.png``, ``.pdf`` or ``.svg``.
-        preset: the largest that the records hold when None.
+        preset: as `choose_preset` has it when None.
 
     Raises:
         SofteqError: when there is nothing to draw, or the file cannot be written.

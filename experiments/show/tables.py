@@ -94,19 +94,24 @@ class Table:
 
 
 def choose_preset(records: Sequence[Record], preset: str | None = None) -> str:
-    """The preset asked for, or the largest that the records hold.
+    """The preset asked for, or the largest of those that hold records under the latest protocol (`current`).
 
     Raises:
         SofteqError: when no record has it.
     """
     held = {r["preset"] for r in records}
     if preset is None and held:
-        return min(held, key=lambda name: (PRESETS.index(name) if name in PRESETS else len(PRESETS), name))
+        return largest({r["preset"] for r in current(records)})
     if preset is None or preset not in held:
         kind = "records" if preset is None else f"records of preset {preset!r}"
         there = f"; there are records of {', '.join(sorted(held))}" if held else ""
         raise SofteqError(f"no {kind}{there}: make some with `softeq run`")
     return preset
+
+
+def largest(presets: Iterable[str]) -> str:
+    """The largest of some presets; those of a name that is not known are the smallest."""
+    return min(presets, key=lambda name: (PRESETS.index(name) if name in PRESETS else len(PRESETS), name))
 
 
 def select(records: Iterable[Record], experiment: str, preset: str | None = None) -> list[Record]:
@@ -166,7 +171,7 @@ def build(
     Args:
         records: any records; those of other experiments and presets are left out.
         experiment: its columns, published numbers and notes.
-        preset: the largest that the records hold when None.
+        preset: as `choose_preset` has it when None.
         source: the folder that the records come from, for the caption.
         remark: one more part of the caption.
 

@@ -144,6 +144,16 @@ def test_table_without_preset_takes_the_largest_and_says_so(call, make_record):
     assert "preset paper, 1 records from runs; the largest" in call("plot", "toy").stdout
 
 
+def test_table_and_plot_without_preset_take_what_is_under_the_protocol_before_a_larger_pilot(call, make_record):
+    for preset, config in (("paper", {}), ("default", {"protocol": 1})):
+        record.append("results/toy.jsonl", make_record(preset=preset, config=config, test_mse=1.0))
+    shown = call("table", "toy").stdout
+    assert "preset default; 1 seed; records from results" in shown
+    assert "the largest preset under the latest protocol, beside paper" in shown
+    assert "preset default, 1 records from results; the largest preset under" in call("plot", "toy").stdout
+    assert "preset paper" in call("table", "toy", "--preset", "paper").stdout
+
+
 @pytest.mark.parametrize(("format", "start"), [("md", "**toy;"), ("csv", "experiment,"), ("latex", r"\begin{table}")])
 def test_table_formats(call, make_record, format, start):
     record.append("runs/toy.jsonl", make_record(test_mse=1.0))

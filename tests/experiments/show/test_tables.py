@@ -71,6 +71,15 @@ def test_the_largest_preset_is_chosen(make_record):
         tables.choose_preset([])
 
 
+def test_a_preset_under_the_protocol_is_chosen_before_a_larger_pilot(make_record):
+    held = [make_record(preset="paper"), make_record(preset="smoke", config={"protocol": 0})]
+    assert tables.choose_preset(held) == "paper"
+    held += [make_record(preset=name, config={"protocol": 1}) for name in ("own", "default")]
+    assert tables.choose_preset(held) == "default"
+    assert tables.choose_preset(held, "paper") == "paper"
+    assert tables.largest({"own", "default", "paper"}) == "paper"
+
+
 def test_the_table_holds_what_the_records_hold(toy, make_record):
     hard = [1.0, 1.5, 1.1]
     records = [make_record("hard", s, test_mse=x, parameters=7, curve={"x": 1}) for s, x in enumerate(hard)]
