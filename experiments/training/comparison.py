@@ -125,7 +125,7 @@ class Comparison:
     """Some arms on some data; see `Experiment` for the fields that are passed on.
 
     Args:
-        arms: names of `training.arms.ARMS`, or variants with a precision.
+        arms: names of `training.arms.ARMS`, or variants with a precision; see `all_arms`.
         domain: of its kind.
         sizes: by preset.
         lists: of learning rates and precisions.
@@ -154,10 +154,15 @@ class Comparison:
     reference: str = "soft"
 
     @property
+    def all_arms(self) -> tuple[str, ...]:
+        """Those that it names, and those that stand in every comparison with soft layers."""
+        everywhere = [arm.name for arm in ARMS.values() if arm.everywhere and "soft" in self.arms]
+        return tuple(dict.fromkeys((*self.arms, *everywhere)))
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """Every arm, at every number of training samples where there are several."""
-        everywhere = [arm.name for arm in ARMS.values() if arm.everywhere and "soft" in self.arms]
-        arms = tuple(dict.fromkeys((*self.arms, *everywhere)))
+        arms = self.all_arms
         return tuple(f"{arm}-{n}" for n in self.samples for arm in arms) if self.samples else arms
 
     def configure(self, preset: str, variant: str, seed: int, trials: tuple[Trial, ...] | None = None) -> Config:

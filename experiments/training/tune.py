@@ -226,7 +226,7 @@ def tune(
     comparison = registry.comparison(name)
     if preset not in comparison.sizes:
         raise registry.unknown("preset", preset, comparison.sizes)
-    mine = [arm for arm in comparison.arms if arm not in comparison.fixed and "@" not in arm]
+    mine = [arm for arm in comparison.all_arms if arm not in comparison.fixed and "@" not in arm]
     for arm in arms or ():
         if arm not in mine:
             raise registry.unknown("arm that chooses", arm, mine)
