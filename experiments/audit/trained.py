@@ -78,6 +78,7 @@ def trained(constraint: str, samples: int = SAMPLES, steps: int = STEPS, seed: i
     prior = Prior(equivariant=1e-3, residual=_RESIDUAL)
     rule = strength.rule("fixed", model, samples=samples, prior=prior)
     generator = torch.Generator().manual_seed(seed)
+    # Not `experiments.training.loop`: few steps along one cycle, a schedule that comparisons have not.
     for _ in range(steps):
         rows = torch.randperm(samples, generator=generator)[:BATCH]
         optimizer.zero_grad()

@@ -223,6 +223,7 @@ def _trained(
     optimizer = torch.optim.SGD(model.parameters(), lr=more["rate"], momentum=0.9)
     order = generator_for(seed, ORDER + 1)
     model.train()
+    # Not `training.loop`, which passes over the samples: here every batch is drawn from all of them.
     for _ in range(more["steps"]):
         rows = torch.randperm(task.samples, generator=order)[: config["training"]["batch_size"]]
         optimizer.zero_grad()

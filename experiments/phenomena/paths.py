@@ -121,6 +121,7 @@ class Search:
             at: the weights at a random place of the path through a point.
             reward: what the path is worth beside its loss, in nats per sample, 0-d.
         """
+        # Not `training.loop`: what moves is a point's weights and no network's, and places are drawn between batches.
         point = [w.clone().requires_grad_() for w in start]
         optimizer = torch.optim.Adam(point, lr=self.rate)
         for _ in range(self.steps):

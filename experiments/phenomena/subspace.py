@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, linear
 from softeq import Scalar, Vector, equivariant_projector
 from softeq.experiments.data.quarters import orbits
 from softeq.experiments.phenomena.occam import clustered
+from softeq.experiments.training.pace import LoopSettings, Pace
 from softeq.groups import Z
 
 EQUIVARIANT, RESIDUAL, FREE = "equivariant", "residual", "free"
@@ -163,9 +164,10 @@ def trained(
         precision: by part.
         on_step: called after each step.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    # Not `training.loop`: batches are drawn with replacement, and the gradients of codebooks are changed in a step.
+    optimizer, pace = torch.optim.Adam(model.parameters(), lr=lr), Pace(LoopSettings(steps, batch_size, lr))
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.param_groups[0]["lr"] = pace.rate(step)
         rows = torch.randint(0, len(x), (batch_size,), generator=order)
         loss = cross_entropy(model(x[rows]), y[rows])
         penalty = sum(precision[kind] * z.square().sum() for kind, z in model.coordinates.items())
