@@ -24,6 +24,7 @@ from softeq.experiments.images.shifts import flip_and_crop, shifted_at_random
 from softeq.experiments.images.tasks import ImageTask
 from softeq.experiments.training.arms import ASSUMED, Variant
 from softeq.experiments.training.comparison import Comparison, Domain, Lists, Point, Size
+from softeq.experiments.training.pace import until_plateau
 from softeq.experiments.training.published import precision
 from softeq.experiments.training.task import Task
 from softeq.models import build
@@ -52,10 +53,6 @@ def _size(seeds: int, rows: tuple[int, int, int], training: Mapping[str, Any], m
     return Size(seeds, network, {"sizes": list(rows)}, {**_SGD, **training}, measured=measured, **options)
 
 
-def _plateau(steps: int, equal: int, every: int) -> dict[str, Any]:
-    return {"steps": steps, "schedule": "plateau", "validate_every": every, "equal_steps": equal}
-
-
 # Measured in turns on a quiet machine at width 1: 14.8, 16.7, 16.2, 28.8, 31.7, 46.1 ms a step of none, hard,
 # none-augmented, soft-grid, soft-published and soft, whose rule draws every dense residual weight anew.
 _COSTS = {"none": 1.0, "hard": 1.12, "none-augmented": 1.09, "soft-grid": 1.94, "soft-published": 2.14, "soft": 3.1}
@@ -81,8 +78,8 @@ DATASETS = (
         (3, 32, 32),
         {
             "smoke": _size(1, (256, 64, 64), {"steps": 2, "validate_every": 2}, 2, trials="one"),
-            "default": _size(10, (5_000, 1_000, 2_000), _plateau(2000, 160, 16), 100),
-            "paper": _size(10, (45_000, 5_000, 10_000), _plateau(140_800, 140_800, 14_080), 100),
+            "default": _size(10, (5_000, 1_000, 2_000), until_plateau(2000, 160, 16), 100),
+            "paper": _size(10, (45_000, 5_000, 10_000), until_plateau(140_800, 140_800, 14_080), 100),
         },
         ("hard", "soft", "soft-grid", "soft-published", "none"),
         LISTS,
@@ -99,8 +96,8 @@ DATASETS = (
         (1, 28, 28),
         {
             "smoke": _size(1, (640, 200, 200), {"steps": 10, "validate_every": 5}, 4, trials="one"),
-            "default": _size(10, _ROWS, _plateau(12_000, 200, _LOOKS), 100, costs=_COSTS, width=1),
-            "paper": _size(10, (55_000, 5_000, 10_000), _plateau(43_000, 43_000, 4_300), 500),
+            "default": _size(10, _ROWS, until_plateau(12_000, 200, _LOOKS), 100, costs=_COSTS, width=1),
+            "paper": _size(10, (55_000, 5_000, 10_000), until_plateau(43_000, 43_000, 4_300), 500),
         },
         ("hard", "soft", "soft-grid", "soft-published", "none", "none-augmented"),
         _FASHION_LISTS,

@@ -21,6 +21,7 @@ from softeq.experiments.images.cifar10 import build_network
 from softeq.experiments.images.dial_task import task_of
 from softeq.experiments.training.arms import Variant
 from softeq.experiments.training.comparison import Comparison, Domain, Lists, Size
+from softeq.experiments.training.pace import until_plateau
 
 ARMS = ("hard", "soft", "soft-grid", "none", "none-augmented")
 TRAINING_IMAGES = (200, 1000, 5000)
@@ -82,7 +83,7 @@ def _size(
 
 
 def _plateau(equal: int) -> dict[str, Any]:
-    return {"steps": 8 * equal, "schedule": "plateau", "validate_every": equal // 6, "equal_steps": equal}
+    return until_plateau(8 * equal, equal, equal // 6)
 
 
 _SMOKE: dict[str, Any] = {"training": {"steps": 20, "batch_size": 20, "validate_every": 10}, "measured": 2}

@@ -19,11 +19,12 @@ from torch.nn.functional import interpolate
 
 from softeq import soften
 from softeq.experiments.data.images import LabelledImages, default_dataset, load_images
-from softeq.experiments.engine.bookkeeping import DATA, dtype_of, generator_for
+from softeq.experiments.engine.bookkeeping import DATA, dtype_of, generator_for, seeded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics
 from softeq.experiments.images.tasks import TRANSLATIONS, ImageTask, measure_lee
 from softeq.experiments.training.arms import Variant
 from softeq.experiments.training.comparison import Comparison, Domain, Lists, Point, Size
+from softeq.experiments.training.pace import until_plateau
 from softeq.experiments.training.task import Task
 from softeq.measure.loading.sources import load_model
 
@@ -36,10 +37,6 @@ def _size(seeds: int, rows: list[int], pixels: int, training: dict[str, Any], me
     return Size(seeds, {}, {"sizes": rows, "pixels": pixels}, {**common, **training}, measured=measured, **options)
 
 
-def _plateau(steps: int, equal: int, every: int) -> dict[str, Any]:
-    return {"steps": steps, "schedule": "plateau", "validate_every": every, "equal_steps": equal}
-
-
 # Measured in turns: .20, .45, .58 s a step of plain, soft-grid, soft. A step of frozen takes a millisecond, so that
 # compute is no limit to it: it has plain's steps.
 _COSTS = {"plain": 1.0, "frozen": 1.0, "soft-grid": 2.23, "soft": 2.85}
@@ -48,8 +45,8 @@ _LOOKS = 20
 
 SIZES = {
     "smoke": _size(1, [32, 20, 20], 32, {"steps": 2, "validate_every": 1}, 2, trials="one"),
-    "default": _size(10, [480, 500, 2000], 56, _plateau(960, 60, _LOOKS), 60, costs=_COSTS),
-    "paper": _size(10, [2_000, 1_000, 10_000], 112, _plateau(10_000, 1_260, 210), 100),
+    "default": _size(10, [480, 500, 2000], 56, until_plateau(960, 60, _LOOKS), 60, costs=_COSTS),
+    "paper": _size(10, [2_000, 1_000, 10_000], 112, until_plateau(10_000, 1_260, 210), 100),
 }
 LISTS = Lists((1e-3, 3e-3, 1e-2), residual=(1.0, 100.0, 1e4))
 """AdamW's learning rate, and the precision of the prior on residual pathways, for the whole data set."""
@@ -128,21 +125,24 @@ def build(config: Config, task: Task | None = None) -> nn.Module:
     Raises:
         MissingExtraError: timm or the package with the weights is not installed.
     """
-    network, pixels, dtype = config["network"], config["data"]["pixels"], dtype_of(config)
-    model: Any = load_model(network["name"], weights="packaged", image_size=pixels, dtype=dtype).module
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config["seed"])
-        model.reset_classifier(10)
-        model = model.to(dtype)
-        if network["variant"] == "soft":
-            example = torch.zeros(2, 3, pixels, pixels, dtype=dtype)
-            example[:, :, pixels // 4 : pixels // 2] = 1
-            model = soften(model, example, residual=network["residual"], rank=network["rank"]).model
-    if network["variant"] == "frozen":
+    model: Any = seeded(config, lambda: _with_new_head(config))
+    if config["network"]["variant"] == "frozen":
         model.requires_grad_(False)
         model.get_classifier().requires_grad_(True)
     # Faster on a CPU, for its many convolutions of one channel each.
-    return model.to(config["device"], memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _with_new_head(config: Config) -> nn.Module:
+    network, pixels, dtype = config["network"], config["data"]["pixels"], dtype_of(config)
+    model: Any = load_model(network["name"], weights="packaged", image_size=pixels, dtype=dtype).module
+    model.reset_classifier(10)
+    model = model.to(dtype)
+    if network["variant"] == "soft":
+        example = torch.zeros(2, 3, pixels, pixels, dtype=dtype)
+        example[:, :, pixels // 4 : pixels // 2] = 1
+        model = soften(model, example, residual=network["residual"], rank=network["rank"]).model
+    return model
 
 
 @torch.no_grad()

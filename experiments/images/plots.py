@@ -20,6 +20,7 @@ from softeq.experiments.engine import record
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.engine.record import Record
 from softeq.experiments.images.dial import EXPERIMENTS, headers
+from softeq.experiments.show.paired import by_seed
 from softeq.experiments.show.plots import BAND, draw_arm, draw_figure
 from softeq.experiments.show.render import format_stat
 from softeq.experiments.show.tables import choose_preset, describe, scalar, select, variant_order
@@ -105,22 +106,18 @@ def gaps(records: Sequence[Record], experiment: Experiment, preset: str | None =
     found = []
     for n in _sizes(mine):
         for name in _points(mine, experiment.name):
-            by_seed = {arm: _by_seed(mine, f"{arm}-{n}", f"accuracy@{name}") for arm in ("hard", "none", "soft")}
-            common = sorted(set.intersection(*(set(runs) for runs in by_seed.values())))
+            runs = {arm: by_seed(mine, f"{arm}-{n}", f"accuracy@{name}") for arm in ("hard", "none", "soft")}
+            seeds = sorted(set.intersection(*map(set, runs.values())))
+            common = [s for s in seeds if all(math.isfinite(one[s]) for one in runs.values())]
             if not common:
                 continue
-            means = {arm: statistics.fmean(by_seed[arm][s] for s in common) for arm in ("hard", "none")}
+            means = {arm: statistics.fmean(runs[arm][s] for s in common) for arm in ("hard", "none")}
             better = max(means, key=lambda arm: means[arm])
-            stat = describe([by_seed["soft"][s] - by_seed[better][s] for s in common])
+            stat = describe([runs["soft"][s] - runs[better][s] for s in common])
             found.append(
                 {"training_images": n, "point": name, "better": better, "gap": stat.mean, "std": stat.std, "n": stat.n}
             )
     return found
-
-
-def _by_seed(records: Iterable[Record], variant: str, key: str) -> dict[int, float]:
-    found = {r["seed"]: scalar(r["metrics"], key) for r in records if r["variant"] == variant}
-    return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
 
 
 def gap_table(records: Sequence[Record], experiment: Experiment, preset: str | None = None) -> str:

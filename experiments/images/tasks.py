@@ -16,7 +16,7 @@ from softeq.experiments.engine.bookkeeping import rounded
 from softeq.experiments.engine.experiment import Metrics
 from softeq.experiments.images.shifts import shifted_at_random
 from softeq.experiments.training.regression import defects
-from softeq.experiments.training.task import Task, evaluated
+from softeq.experiments.training.task import Task, evaluated, some_rows
 from softeq.measure.errors import NotMeasurable
 from softeq.measure.lee import local_equivariance_error
 from softeq.measure.results.statistics import quantile
@@ -64,9 +64,8 @@ class ImageTask(Task):
 
     def held_out_loss(self, model: nn.Module, generator: torch.Generator) -> Tensor:
         """Of up to 256 validation images."""
-        x, y = self.data.x_validation, self.data.y_validation
-        rows = torch.randperm(len(x), generator=generator)[:256].to(x.device)
-        return cross_entropy(model(x[rows]), y[rows])
+        x, y = some_rows(self.data.x_validation, self.data.y_validation, 256, generator)
+        return cross_entropy(model(x), y)
 
     def test(self, model: nn.Module) -> float:
         """``test_accuracy``."""

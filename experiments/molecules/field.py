@@ -19,6 +19,7 @@ from softeq.experiments.engine.experiment import Column, Experiment
 from softeq.experiments.molecules.frame_task import build_model, task_of
 from softeq.experiments.training.arms import Variant
 from softeq.experiments.training.comparison import Comparison, Domain, Lists, Size
+from softeq.experiments.training.pace import until_plateau
 
 TRAINING_FRAMES = (50, 200, 950)
 FIELDS = (0.0, 0.005, 0.01, 0.015, 0.02)
@@ -47,7 +48,7 @@ def _size(
 ) -> Size:
     """A preset: frames for validation and testing; the steps of a comparison at equal steps, twelve times as many at
     most; the test frames whose Lie derivative is taken."""
-    training = {"steps": 12 * equal, "schedule": "plateau", "validate_every": equal // 10, "equal_steps": equal}
+    training = until_plateau(12 * equal, equal, equal // 10)
     data = {"fields": list(fields), "validation": rows[0], "test": rows[1], "share": 1.0, "sampling": asdict(SAMPLING)}
     return Size(seeds, network, data, {**_COMMON, **training}, measured=measured, costs=_COSTS)
 

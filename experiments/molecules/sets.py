@@ -15,6 +15,7 @@ from softeq.experiments.molecules.field import LISTS
 from softeq.experiments.molecules.set_task import HEADLINES, build_model, task_of
 from softeq.experiments.training.arms import Variant
 from softeq.experiments.training.comparison import Comparison, Domain, Size
+from softeq.experiments.training.pace import until_plateau
 
 ARMS = ("hard", "soft", "soft-grid", "none", "none-augmented")
 TRAINING_MOLECULES: Mapping[str, tuple[int, ...]] = {"qm9-like": (100, 250), "qm9": (250, 1000)}
@@ -32,7 +33,7 @@ _COSTS = {"hard": 1.0, "none": 1.1, "none-augmented": 1.15, "soft-grid": 1.25, "
 def _size(name: str, seeds: int, limit: int | None, rows: tuple[int, int, int], network: Any, equal: int) -> Size:
     """A preset: a limit of the molecules that are read; rows for training (at most), validation and testing; the steps
     of a comparison at equal steps, eight times as many at most."""
-    training = {"steps": 8 * equal, "schedule": "plateau", "validate_every": max(1, equal // 10), "equal_steps": equal}
+    training = until_plateau(8 * equal, equal, max(1, equal // 10))
     data = {"source": name, "limit": limit, "rows": list(rows)}
     return Size(seeds, network, data, {**_COMMON, **training}, costs=_COSTS)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from softeq import Prior, Scalar, SoftLinear, Vector, strength
+from softeq import Scalar, SoftLinear, Vector
 from softeq.errors import SofteqError
 from softeq.experiments.data.images import LabelledImages
 from softeq.experiments.data.quarters import orbits, quarter_turned
@@ -19,6 +19,7 @@ from softeq.experiments.engine.experiment import Metrics
 from softeq.experiments.images.tasks import accuracy
 from softeq.experiments.training.loop import LoopSettings, Training, train
 from softeq.experiments.training.regression import defects
+from softeq.experiments.training.rules import rule_of
 from softeq.experiments.training.task import Task, evaluated
 from softeq.groups import Z
 from softeq.prior import soft_layers
@@ -174,22 +175,14 @@ def fitted(
     Raises:
         SofteqError: the training diverged.
     """
-    held = None
-    if rule != "fixed":
-        held = strength.rule(rule, model, samples=task.samples, likelihood=task.likelihood)
-    elif prior is not None:
-        precisions = Prior(equivariant=prior["equivariant"], residual=prior["residual"])
-        held = strength.rule(
-            "fixed", model, samples=task.samples, likelihood=task.likelihood, prior=precisions, elsewhere=0.0
-        )
-    motion = generator_for(seed, ORDER + 100) if augmented else None
+    settings = LoopSettings(**training)
     done = train(
         model,
         task,
-        LoopSettings(**training),
+        settings,
         generator_for(seed, ORDER),
-        rule=held,
-        motion=motion,
+        rule=rule_of(model, task, rule, prior, steps=settings.steps, seed=seed),
+        motion=generator_for(seed, ORDER + 100) if augmented else None,
         on_step=on_step,
     )
     model.eval()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from softeq.errors import SofteqValueError
 
@@ -71,6 +72,17 @@ class LoopSettings:
         for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in known:
                 raise SofteqValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+
+def until_plateau(steps: int, equal: int, every: int) -> dict[str, Any]:
+    """The fields of `LoopSettings` of a training that ends on its plateau.
+
+    Args:
+        steps: the most that there may be.
+        equal: those after which the test number is taken for a comparison at equal steps.
+        every: those between two validations.
+    """
+    return {"steps": steps, "schedule": "plateau", "validate_every": every, "equal_steps": equal}
 
 
 class Pace:

@@ -26,7 +26,7 @@ from softeq.errors import SofteqValueError
 from softeq.experiments.data.regression import Regression
 from softeq.experiments.engine.bookkeeping import MEASURE, generator_for
 from softeq.experiments.engine.experiment import Metrics
-from softeq.experiments.training.task import Move, Task, evaluated
+from softeq.experiments.training.task import Move, Task, evaluated, some_rows
 from softeq.prior import soft_layers
 from softeq.reps import Rep, check_same_group
 
@@ -95,9 +95,8 @@ class RegressionTask(Task):
 
     def held_out_loss(self, model: nn.Module, generator: torch.Generator) -> Tensor:
         """Of up to 500 validation rows."""
-        x, y = self.data.x_validation, self.data.y_validation
-        rows = torch.randperm(len(x), generator=generator)[:500].to(x.device)
-        return mse_loss(model(x[rows]), y[rows])
+        x, y = some_rows(self.data.x_validation, self.data.y_validation, 500, generator)
+        return mse_loss(model(x), y)
 
     def action(self, generator: torch.Generator) -> tuple[Move, Move]:
         """One element of the assumed group for the whole batch."""

@@ -37,7 +37,7 @@ TOLD: dict[str, Told] = {
 
 
 def rule_of(
-    model: nn.Module, task: Task, name: str, prior: dict[str, float] | None, *, steps: int = 1, seed: int = 0
+    model: nn.Module, task: Task, name: str, prior: Mapping[str, float] | None, *, steps: int = 1, seed: int = 0
 ) -> PriorRule | None:
     """The rule that a trial's network is trained under; None without one.
 

@@ -76,6 +76,12 @@ class Task(ABC):
         """Everything that the record says of a trained network, in evaluation mode; ``keys`` at least."""
 
 
+def some_rows(x: Tensor, y: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """At most so many rows of inputs ``(N, ...)``, drawn without replacement, and their targets ``(N, ...)``."""
+    rows = torch.randperm(len(x), generator=generator)[:most].to(x.device)
+    return x[rows], y[rows]
+
+
 def evaluated(model: nn.Module, x: Tensor, rows: int = 500) -> Tensor:
     """The outputs of ``(N, ...)`` inputs without gradients, so many at once, in evaluation mode and back."""
     training = model.training

@@ -54,6 +54,13 @@ def test_augmentation_rotates_and_a_diverged_training_is_told_of():
         fitted(built("none"), task, TRAINING | {"lr": 1e30}, 0)
 
 
+@pytest.mark.parametrize("rule", ["annealed", "halving"])
+def test_a_rule_is_told_of_the_task_as_in_every_comparison(rule):
+    """The rule was built here a second time, from the samples alone, which these two do not go by."""
+    task = QuarterTask(load_quarters("digits", (100, 50, 50), ROTATED, 0))
+    assert fitted(built("soft"), task, TRAINING, 0, rule=rule).steps == TRAINING["steps"]
+
+
 def test_the_error_of_a_known_predictor():
     """Right where the upper left pixel is lit: after a turn it is another pixel."""
     x = torch.zeros(1, 1, 2, 2)
