@@ -21,6 +21,10 @@ PILOT = (
     "Pilot runs, made before there was a protocol (docs/protocol.md): a fixed number of steps at which no arm has"
     " converged, and settings chosen from short lists, mostly at an edge of them. They rank nothing by themselves."
 )
+OUTSIDE = (
+    "Not under the protocol (docs/protocol.md), by which arms train to a plateau, within equal compute, with settings"
+    " that were tuned: these runs rank nothing by themselves."
+)
 PRESETS = ("paper", "default", "smoke")
 """From the largest to the smallest: what is shown when nobody chose."""
 
@@ -94,14 +98,15 @@ class Table:
 
 
 def choose_preset(records: Sequence[Record], preset: str | None = None) -> str:
-    """The preset asked for, or the largest of those that hold records under the latest protocol (`current`).
+    """The preset asked for, or the largest of those that hold records under the latest protocol.
 
     Raises:
         SofteqError: when no record has it.
     """
     held = {r["preset"] for r in records}
     if preset is None and held:
-        return largest({r["preset"] for r in current(records)})
+        latest = max(map(_protocol, records))
+        return largest({r["preset"] for r in records if _protocol(r) == latest})
     if preset is None or preset not in held:
         kind = "records" if preset is None else f"records of preset {preset!r}"
         there = f"; there are records of {', '.join(sorted(held))}" if held else ""
@@ -198,7 +203,7 @@ def build(
         columns=columns,
         rows=tuple(rows),
         published_source=experiment.published_source,
-        notes=(*experiment.notes, *_ended(mine), *_compiled(mine), *_pilot(mine, experiment)),
+        notes=(*experiment.notes, *_ended(mine), *_compiled(mine), *_outside(mine, experiment)),
         remark=remark,
         comparisons=_comparisons(mine, experiment, columns[0]),
     )
@@ -248,18 +253,24 @@ def _comparisons(records: Sequence[Record], experiment: Experiment, column: Colu
 
 
 def current(records: Sequence[Record]) -> list[Record]:
-    """Those of the latest protocol among them: what was made before it is not averaged with it."""
-    latest = max((_protocol(r) for r in records), default=0)
-    return [r for r in records if _protocol(r) == latest]
+    """Those of the latest protocol among them, with those made since that follow none: none is averaged with older."""
+    latest = max(map(_protocol, records), default=0)
+    return [r for r in records if _protocol(r) == latest or r["config"].get("protocol") == 0]
 
 
 def _protocol(r: Record) -> int:
     return int(r["config"].get("protocol", 0))
 
 
-def _pilot(records: Sequence[Record], experiment: Experiment) -> tuple[str, ...]:
-    """The note under a table of runs that no protocol was followed in, of an experiment that has one."""
-    return (PILOT,) if experiment.protocol and records and not any(map(_protocol, records)) else ()
+def _outside(records: Sequence[Record], experiment: Experiment) -> tuple[str, ...]:
+    """The notes under a table of runs that no protocol was followed in, of an experiment that has one."""
+    if not experiment.protocol:
+        return ()
+    without = {r["variant"]: "protocol" in r["config"] for r in records if not _protocol(r)}
+    if not any(map(_protocol, records)):
+        return (PILOT,) * (False in without.values()) + (OUTSIDE,) * (True in without.values())
+    # Costs and schedule are of a preset: what parts its arms is whether they were tuned.
+    return (f"Not under the protocol, as their settings were not tuned: {', '.join(without)}.",) if without else ()
 
 
 def _commits(records: Iterable[Record]) -> tuple[str, ...]:

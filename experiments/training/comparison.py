@@ -25,7 +25,7 @@ from softeq.experiments.training.task import Task
 from softeq.experiments.training.trials import Trial, crossed, run_trials
 
 PROTOCOL = 1
-"""The version of docs/protocol.md that a run followed; records without one were made before there was a protocol."""
+"""The version of docs/protocol.md that a run followed, 0 for none; records without it are older than the protocol."""
 
 Point = Mapping[str, Any]
 """One place of a dial, one table, one field: what a run goes over. ``name`` is what metrics carry behind an ``@``."""
@@ -168,6 +168,9 @@ class Comparison:
     def configure(self, preset: str, variant: str, seed: int, trials: tuple[Trial, ...] | None = None) -> Config:
         """The complete configuration of one run.
 
+        It names the protocol where that holds by construction: a training that ends on its plateau, within compute by
+        measured costs, with settings that no run chooses for itself.
+
         Args:
             preset: a key of ``sizes``.
             variant: one of ``variants``.
@@ -181,15 +184,18 @@ class Comparison:
         if parsed.precision is None and variant not in self.variants and trials is None:
             raise SofteqValueError(f"variant: expected one of {', '.join(self.variants)}, got {variant!r}")
         size, arm = self.sizes[preset], parsed.arm
+        training = self._training(size, arm)
+        settled = trials is not None or self._settled(preset, arm) is not None
+        holds = settled and bool(size.costs) and training.get("schedule") == "plateau"
         return {
-            "protocol": PROTOCOL,
+            "protocol": PROTOCOL if holds else 0,
             "arm": arm.name,
             "rule": arm.rule_name,
             "points": self.domain.points(size, parsed),
             "data": {**size.data, **({} if parsed.samples is None else {"samples": parsed.samples})},
             "network": dict(self.domain.network(size, parsed)),
             "augment": arm.augment,
-            "training": self._training(size, arm),
+            "training": training,
             "trials": [dict(trial) for trial in (trials or self._trials(preset, parsed))],
             "measured": size.measured,
             "seed": seed,
@@ -210,16 +216,20 @@ class Comparison:
         LoopSettings(**training, lr=1.0)  # raises where a declaration is wrong
         return training
 
-    def _trials(self, preset: str, variant: Variant) -> tuple[Trial, ...]:
-        arm, size = variant.arm, self.sizes[preset]
+    def _settled(self, preset: str, arm: Arm) -> Trial | None:
+        """The trial of an arm whose runs do not choose, as the declaration or tuning has it; None where neither has."""
+        size = self.sizes[preset]
         if arm.name in self.fixed:
-            return (self.fixed[arm.name](size),)
+            return self.fixed[arm.name](size)
         name = self.tuned_as or self.name
         places = [(p, a) for a in (arm.name, arm.settings_of) for p in (preset, size.tuned_at) if p and a]
-        chosen = next((found for place in places if (found := chosen_trial(name, *place))), None)
-        if chosen is None and size.trials == "all" and variant.precision is None:
-            return self.lists.trials(arm)
-        trial = chosen or self.lists.first(arm)
+        return next((found for place in places if (found := chosen_trial(name, *place))), None)
+
+    def _trials(self, preset: str, variant: Variant) -> tuple[Trial, ...]:
+        settled = self._settled(preset, variant.arm)
+        if settled is None and self.sizes[preset].trials == "all" and variant.precision is None:
+            return self.lists.trials(variant.arm)
+        trial = settled or self.lists.first(variant.arm)
         if variant.precision is not None:
             trial = {**trial, "prior": {**(trial["prior"] or {}), "residual": variant.precision}}
         return (trial,)

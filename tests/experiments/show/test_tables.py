@@ -151,6 +151,27 @@ def test_runs_of_before_the_protocol_are_said_to_be_pilots_and_are_not_averaged_
     assert (both.rows[0].runs, both.rows[0].stats[0].mean) == (2, 3.0)
 
 
+def test_runs_outside_the_protocol_are_said_to_be_and_not_to_be_older_than_it(toy, make_record):
+    asked = dataclasses.replace(toy, protocol=1)
+    outside = [make_record(seed=s, config={"protocol": 0}, test_mse=1.0) for s in range(2)]
+    notes = tables.build(outside, asked, source="x").notes
+    assert tables.OUTSIDE in notes
+    assert tables.PILOT not in notes
+    assert "before" not in tables.OUTSIDE
+    assert tables.OUTSIDE not in tables.build(outside, toy, source="x").notes
+
+
+def test_rows_that_are_not_under_the_protocol_of_the_others_are_named(toy, make_record):
+    asked = dataclasses.replace(toy, protocol=1)
+    inside = [make_record("hard", s, config={"protocol": 1}, test_mse=1.0) for s in range(3)]
+    beside = [make_record("soft", s, config={"protocol": 0}, test_mse=1.0) for s in range(2)]
+    table = tables.build([*inside, *beside], asked, source="x")
+    assert [row.variant for row in table.rows] == ["hard", "soft"]
+    assert table.notes[-1] == "Not under the protocol, as their settings were not tuned: soft."
+    assert tables.OUTSIDE not in table.notes
+    assert tables.build(inside, asked, source="x").notes == asked.notes
+
+
 def test_the_line_under_a_table_holds_the_reference_against_every_other_arm(toy, make_record):
     records = [
         make_record(variant=variant, seed=s, config={"protocol": 1}, test_mse=size * (1 + 0.1 * s))

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from softeq.errors import MissingExtraError, SofteqValueError
 from softeq.experiments.engine import record, registry
+from softeq.experiments.engine.work import check_configs
 from softeq.experiments.training import chosen as chosen_file
 from softeq.experiments.training import comparison as module
 from softeq.experiments.training.arms import arm, parse
@@ -16,6 +18,8 @@ from softeq.experiments.training.comparison import Comparison, Domain, Lists, Si
 from softeq.experiments.training.loop import LoopSettings
 
 COMPARISONS = registry.comparisons()
+HELD = ("fashion-mnist", "inertia", "misspecified-inertia", "modified-inertia", "modified-inertia-ablation", "qm9")
+"""With records under the protocol, and configurations that do not depend on which data are installed."""
 LISTS = Lists((1.0, 2.0), residual=(3.0, 4.0), equivariant=(5.0, 6.0, 7.0), plain=(8.0,), start={"lr": 2.0})
 
 
@@ -37,7 +41,9 @@ def test_configurations_are_complete_and_survive_json(name):
             assert encoded == record.encode(configured(name, preset, variant)), "the same each time"
             LoopSettings(**config["training"], lr=1.0)
             assert config["seed"] == 3
-            assert config["protocol"] == module.PROTOCOL
+            single = len(config["trials"]) == 1
+            holds = single and comparison.sizes[preset].costs and config["training"].get("schedule") == "plateau"
+            assert config["protocol"] == (module.PROTOCOL if holds else 0)
             config["training"]["steps"] = config["trials"][0]["lr"] = None  # a run may do what it likes to its own
             assert record.encode(configured(name, preset, variant)) == encoded
 
@@ -45,7 +51,7 @@ def test_configurations_are_complete_and_survive_json(name):
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_arms_differ_in_what_they_say_alone(name):
     comparison = COMPARISONS[name]
-    own = {"arm", "rule", "augment", "trials", "network", "points", "data"}
+    own = {"protocol", "arm", "rule", "augment", "trials", "network", "points", "data"}
     for preset in comparison.sizes:
         configs = [configured(name, preset, variant) for variant in comparison.variants]
         shared = [{k: v for k, v in config.items() if k not in own} for config in configs]
@@ -158,6 +164,40 @@ def test_what_tuning_chose_is_the_only_trial(line, monkeypatch, tmp_path):
     assert beside.configure("smoke", "none", 0)["trials"] == [{"lr": 0.5, "prior": {"residual": 7.0}}]
     one = toy(line, sizes={"smoke": dataclasses.replace(comparison.sizes["smoke"], trials="one")})
     assert one.configure("smoke", "none-augmented", 0)["trials"] == [{"lr": 1e-2, "prior": {"residual": 10.0}}]
+
+
+def test_a_configuration_names_the_protocol_where_it_holds_and_nowhere_else(line, monkeypatch, tmp_path):
+    path = tmp_path / "chosen.json"
+    monkeypatch.setattr(chosen_file, "CHOSEN", path)
+    short = {"steps": 4, "batch_size": 20, "validate_every": 2}
+    plateau = Size(2, {}, {}, {**short, "schedule": "plateau"}, costs={"none": 1.0})
+    sizes = {
+        "default": plateau,
+        "of one trial": dataclasses.replace(plateau, trials="one"),
+        "of equal steps": dataclasses.replace(plateau, costs={}),
+        "of fixed length": dataclasses.replace(plateau, training=short),
+    }
+    fixed = {"soft-published": lambda size: {"lr": 1.0, "prior": None}}
+    comparison = toy(line, arms=("none", "none-augmented", "soft-published"), sizes=sizes, fixed=fixed)
+    trial = {"lr": 0.5, "prior": None}
+    assert [comparison.configure(name, "none", 0)["protocol"] for name in sizes] == [0, 0, 0, 0], "not tuned"
+    for name in sizes:
+        chosen_file.write_chosen(path, "toy", name, {"none": trial})
+    expected = [module.PROTOCOL, module.PROTOCOL, 0, 0]
+    assert [comparison.configure(name, "none", 0)["protocol"] for name in sizes] == expected
+    assert [comparison.configure(name, "soft-published", 0)["protocol"] for name in sizes] == expected
+    assert comparison.configure("default", "none-augmented", 0)["protocol"] == 0
+    assert comparison.configure("default", "none-augmented", 1000, trials=(trial,))["protocol"] == module.PROTOCOL
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_is_recorded_under_the_protocol_can_be_gone_on_with(name):
+    path = Path(__file__).parents[3] / "results" / f"{name}.jsonl"
+    held = [r for r in record.read(path) if r["config"].get("protocol") == module.PROTOCOL]
+    assert held
+    for r in {(r["preset"], r["variant"]): r for r in held}.values():
+        pair = {(r["variant"], r["seed"]): r["config"]}
+        check_configs(registry.get(name), r["preset"], {r["variant"]}, pair)
 
 
 def test_an_arm_has_the_settings_of_the_one_that_it_follows_until_it_is_tuned_itself(line, monkeypatch, tmp_path):
