@@ -8,7 +8,7 @@ draws the training and validation images, the initialisation and the order; test
 all.
 
 All follow docs/protocol.md: each trains until its validation error has stopped improving, under one cap in epochs,
-since a step costs all six about the same (within a factor of two on one core). The learning rate rises over the first
+not in compute: a step costs them .017 to .046 s of one core. The learning rate rises over the first
 epoch, stays, and falls over the last quarter. It is chosen per model and seed on validation data, in two stages: trials
 are the training itself under a cap of a few epochs, with a further rate where the best stands at an edge of its list;
 the two best are trained at full length. All at full length would double the compute again, and trials alone lean to

@@ -7,27 +7,24 @@ A claim stands in a page between two comments:
 ``NAMES`` binds names to quantities (``r = ratio("inertia:paper", "soft", "hard"); m = mean(...)``), ``TEST`` is a
 condition on them that has to be true (``r.high < 0.5 and r.p < 0.01``), and ``TEXT`` is the sentence with the names in
 braces (``{r.value:.2g}``, ``{r}``), which is filled in by ``python -m experiments.show.readme``. The suite fails where
-a test is not true, or the text is not what the records give. Quantities are those of `Quantities`; nothing else can be
-called, and there is no other Python in it than numbers, comparisons and arithmetic.
+a test is not true, or the text is not what the records give. Quantities are those of
+`experiments.show.quantities.Quantities`; nothing else can be called, and there is no other Python in it than numbers,
+comparisons and arithmetic.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
-import math
 import operator
 import re
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softeq.errors import SofteqError, SofteqValueError
-from softeq.experiments.engine import record, registry
-from softeq.experiments.show import audited, paired
-from softeq.experiments.show.tables import current, scalar, select
+from softeq.errors import SofteqValueError
+from softeq.experiments.show.quantities import Quantities
 
 _CLAIM = re.compile(r"<!-- claim (?P<body>.*?) -->(?P<shown>.*?)<!-- /claim -->", re.DOTALL)
 _FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
@@ -45,149 +42,6 @@ _OPERATORS: Mapping[type, Callable[..., Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-
-
-@dataclass(frozen=True)
-class Quantities:
-    """What a claim may ask of the records in a folder. ``which`` is ``experiment:preset``; the metric is the headline
-    of the experiment unless another is named."""
-
-    results: Path
-
-    def ratio(self, which: str, a: str, b: str, metric: str = "") -> paired.Paired:
-        """Variant a over b, paired by seed: ``value``, ``low``, ``high``, ``p``, ``n``."""
-        return self._paired(which, a, b, metric, "ratio")
-
-    def difference(self, which: str, a: str, b: str, metric: str = "") -> paired.Paired:
-        """Variant a minus b, paired by seed."""
-        return self._paired(which, a, b, metric, "difference")
-
-    def mean(self, which: str, variant: str, metric: str = "") -> float:
-        """The mean over seeds of the finite values."""
-        return statistics.fmean(self._values(which, variant, metric))
-
-    def median(self, which: str, variant: str, metric: str = "") -> float:
-        """The median over seeds of the finite values."""
-        return statistics.median(self._values(which, variant, metric))
-
-    def largest(self, which: str, variant: str, metric: str = "") -> float:
-        """The largest finite value."""
-        return max(self._values(which, variant, metric))
-
-    def least(self, which: str, variant: str, metric: str = "") -> float:
-        """The least finite value."""
-        return min(self._values(which, variant, metric))
-
-    def count(self, which: str, variant: str, metric: str, low: float, high: float) -> int:
-        """In how many runs of a variant the metric lies from ``low`` to ``high``."""
-        return sum(low <= v <= high for v in self._values(which, variant, metric))
-
-    def runs(self, which: str, variant: str) -> int:
-        """How many there are."""
-        return sum(r["variant"] == variant for r in self._records(which))
-
-    def above(self, which: str, a: str, others: str, p: float, points: str) -> int:
-        """At how many points arm ``a`` is above (accuracies) each of ``others`` with a p below ``p``, Holm over all.
-
-        Args:
-            which: the experiment.
-            a: a variant.
-            others: variants, as ``hard-200 none-200``; or several groups of as many, ``hard-200 none-200, ...``, beside
-                as many in ``a``.
-            p: the level.
-            points: of the metric ``accuracy@point``, as ``0 45 90``.
-        """
-        groups = list(zip(a.split(","), others.split(","), strict=True))
-        names = [(one.strip(), other.split(), point) for one, other in groups for point in points.split()]
-        found = [self.difference(which, one, b, f"accuracy@{point}") for one, other, point in names for b in other]
-        adjusted, won = iter(paired.holm(found)), 0
-        for _, other, _ in names:
-            won += all(c.value > 0 and c.p < p for c in [next(adjusted) for _ in other])
-        return won
-
-    def agree(self, which: str, variants: str, a: str, b: str, points: str) -> float:
-        """In which share of the seeds and points the variant with the largest ``a`` is the one with the least ``b``.
-
-        Args:
-            which: the experiment.
-            variants: two or more, as ``hard soft none``; seeds that all of them have count.
-            a, b: metrics, asked for as ``a@point``.
-            points: as ``0-8 0-16``.
-        """
-        names, hits = variants.split(), []
-        for point in points.split():
-            highs, lows = ([paired.by_seed(self._records(which), v, f"{key}@{point}") for v in names] for key in (a, b))
-            for seed in set.intersection(*map(set, (*highs, *lows))):
-                best = max(range(len(names)), key=lambda k: highs[k][seed])
-                hits.append(best == min(range(len(names)), key=lambda k: lows[k][seed]))
-        if not hits:
-            raise SofteqError(f"{which}: no seed has {a} and {b} of all of {variants}")
-        return sum(hits) / len(hits)
-
-    def audited(self, model: str, flow: str, what: str) -> float:
-        """A number of an audited network, see `experiments.show.audited`."""
-        return audited.value(_read(self.results, "audit"), model, flow, what)
-
-    def audited_ratio(self, a: str, b: str, flow: str, what: str) -> paired.Paired:
-        """Network a over network b, paired image by image, p by Holm, see `experiments.show.audited`."""
-        return audited.compared(_read(self.results, "audit"), a, b, flow, what)
-
-    def audited_share(self, model: str, flow: str, module: str) -> paired.Paired:
-        """A module's share of an audited network's error, with its interval over images."""
-        return audited.share(_read(self.results, "audit"), model, flow, module)
-
-    def families(self, which: str, moment: str, stencil: str, output: str, quantity: str) -> paired.Paired:
-        """ViTs over CNNs in ``cnn-vs-vit``, paired by seed, p by Holm, see `experiments.images.families.compared`."""
-        from softeq.experiments.images.families import compared
-
-        found = compared(self._records(which)).get((moment, stencil, output, quantity))
-        if found is None:
-            raise SofteqError(f"{which}: {moment}, {stencil}, {output}, {quantity} was not measured")
-        return found
-
-    def zero_error(self, seeds: float) -> float:
-        """The mean squared error of a network that says 0 on the test rows of ``inertia``, over seeds from 0."""
-        return _baseline(int(seeds), "zero")
-
-    def mean_error(self, seeds: float) -> float:
-        """The same for a network that always says the training targets' mean."""
-        return _baseline(int(seeds), "mean")
-
-    def _paired(self, which: str, a: str, b: str, metric: str, kind: str) -> paired.Paired:
-        records, key = self._records(which), metric or self._headline(which)
-        return paired.paired(paired.by_seed(records, a, key), paired.by_seed(records, b, key), kind)
-
-    def _values(self, which: str, variant: str, metric: str) -> list[float]:
-        key = metric or self._headline(which)
-        found = [scalar(r["metrics"], key) for r in self._records(which) if r["variant"] == variant]
-        finite = [v for v in found if v is not None and math.isfinite(v)]
-        if not finite:
-            raise SofteqError(f"{which}, {variant}: no record has a finite {key}")
-        return finite
-
-    def _headline(self, which: str) -> str:
-        return registry.get(which.partition(":")[0]).columns[0].key
-
-    def _records(self, which: str) -> list[record.Record]:
-        name, _, preset = which.partition(":")
-        return current(select(_read(self.results, name), name, preset))
-
-
-@functools.lru_cache(maxsize=64)
-def _read(results: Path, name: str) -> list[record.Record]:
-    return record.read(record.record_path(results, name))
-
-
-@functools.cache
-def _baseline(seeds: int, what: str) -> float:
-    from softeq.experiments.data.inertia import inertia_data
-
-    errors = []
-    for seed in range(seeds):
-        data = inertia_data(seed)
-        guess = 0.0 if what == "zero" else data.y_train.mean(0)
-        errors.append(float((data.y_test - guess).square().mean()))
-    return statistics.fmean(errors)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,13 @@ class Paired:
         spec = ".3g" if self.kind == "ratio" else "+.3f"
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
+    @property
+    def inverse(self) -> Paired:
+        """The other variant against the one."""
+        if self.kind == "ratio":
+            return replace(self, value=1 / self.value, low=1 / self.high, high=1 / self.low)
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
+
     def __str__(self) -> str:
         return f"{self.interval}, {p_text(self.p)}, n = {self.n}"
 
@@ -107,13 +114,36 @@ def kind_of(key: str) -> str:
     return "difference" if "accuracy" in key or "nll" in key else "ratio"
 
 
-def differences(records: Sequence[Record], key: str, reference: str = "soft") -> dict[tuple[str, str], Paired]:
+def in_family(records: Sequence[Record], key: str, a: str, b: str, kind: str, reference: str) -> Paired:
+    """Variant a against b, p by Holm over one arm's comparisons with every other arm, see `differences`.
+
+    The one arm is the table's reference where it is one of the two, so that p is the table's, else that of a. Variants
+    have different numbers of training samples, or stand beside some that are no arms, have no family: p is their own.
+    """
+    from softeq.experiments.training.arms import parse
+
+    try:
+        arms = {r["variant"]: parse(r["variant"]).arm.name for r in records}
+    except SofteqError:
+        arms = {}
+    turned = arms.get(b) == reference != arms.get(a)
+    family = differences(records, key, arms[b if turned else a], kind) if {a, b} <= arms.keys() else {}
+    found = family.get((b, a) if turned else (a, b))
+    if found is None:
+        return paired(by_seed(records, a, key), by_seed(records, b, key), kind)
+    return found.inverse if turned else found
+
+
+def differences(
+    records: Sequence[Record], key: str, reference: str = "soft", kind: str = ""
+) -> dict[tuple[str, str], Paired]:
     """The reference arm against every other arm at the same number of training samples, p by Holm over all of them.
 
     Args:
         records: of one experiment and preset.
         key: the metric.
         reference: an arm's name.
+        kind: ``"ratio"`` or ``"difference"``; by default that of the metric, see `kind_of`.
 
     Returns:
         by (the reference's variant, the other variant); empty where the reference is absent or alone, also where the
@@ -132,7 +162,7 @@ def differences(records: Sequence[Record], key: str, reference: str = "soft") ->
             continue
         a, b = by_seed(records, own, key), by_seed(records, variant, key)
         try:
-            one = paired(a, b, kind_of(key))
+            one = paired(a, b, kind or kind_of(key))
         except SofteqError:
             continue
         if one.n > 1:  # of a single pair nothing is known

@@ -18,8 +18,8 @@ from softeq.experiments.images.families import (
     pairs_won,
     ratios,
 )
-from softeq.experiments.show import claims
 from softeq.experiments.show.paired import paired
+from softeq.experiments.show.quantities import Quantities
 
 from .family_records import spoil
 
@@ -133,7 +133,7 @@ def test_records_as_they_come_back_from_a_file(records, tmp_path):
 def test_a_claim_may_ask_for_them(records, tmp_path):
     for r in records:
         record.append(tmp_path / "cnn-vs-vit.jsonl", r)
-    asked = claims.Quantities(tmp_path).families
+    asked = Quantities(tmp_path).families
     preset = records[0]["preset"]
     assert asked(f"cnn-vs-vit:{preset}", "after training", "reference", "logits", "relative").value == pytest.approx(4)
     with pytest.raises(SofteqError, match="after training, none, logits, relative was not measured"):

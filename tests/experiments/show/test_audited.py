@@ -7,7 +7,7 @@ import pytest
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine import record
-from softeq.experiments.show import audited, claims, paired
+from softeq.experiments.show import audited, claims, paired, quantities
 
 
 def line(model, factor):
@@ -73,8 +73,8 @@ def test_p_is_adjusted_for_all_that_is_compared(records):
 def test_claims_about_audits(records, tmp_path):
     for one in records:
         record.append(tmp_path / "audit.jsonl", one)
-    claims._read.cache_clear()
-    found = claims.Quantities(tmp_path).audited_ratio("a", "b", "rotation", "control")
+    quantities.read.cache_clear()
+    found = quantities.Quantities(tmp_path).audited_ratio("a", "b", "rotation", "control")
     assert (found.value, found.n) == (pytest.approx(0.5), 2)
     text = (
         '<!-- claim r = audited_ratio("b", "a", "rotation", "control"); c = audited("b", "rotation", "change@1") '
@@ -82,5 +82,5 @@ def test_claims_about_audits(records, tmp_path):
     )
     assert claims.broken(text, tmp_path) == []
     assert claims.broken(text.replace("1.9", "2.1"), tmp_path) != []
-    claims._read.cache_clear()
+    quantities.read.cache_clear()
     assert math.isfinite(found.low)

@@ -5,7 +5,7 @@ from scipy import stats
 
 from softeq.errors import SofteqError
 from softeq.experiments.show import paired as module
-from softeq.experiments.show.paired import Paired, differences, holm, p_text, paired
+from softeq.experiments.show.paired import Paired, differences, holm, in_family, p_text, paired
 
 A = {0: 1.0, 1: 2.0, 2: 4.0, 3: 3.0}
 B = {0: 1.5, 1: 2.2, 2: 5.0, 3: 3.9}
@@ -81,3 +81,36 @@ def test_soft_stands_against_every_arm_of_its_size(make_record):
 def test_networks_that_are_no_arms_stand_against_nothing(make_record):
     records = [make_record(variant=v, seed=s, accuracy=0.5 + s / 9) for v in ("cnn-max", "vit-7") for s in range(3)]
     assert differences(records, "accuracy") == {}
+
+
+def test_the_inverse_is_the_other_way_round():
+    for kind in ("ratio", "difference"):
+        one, other = paired(A, B, kind).inverse, paired(B, A, kind)
+        assert (one.value, one.low, one.high, one.p) == pytest.approx((other.value, other.low, other.high, other.p))
+
+
+def noisy(make_record, variants):
+    return [
+        make_record(variant=variant, seed=seed, test_mse=(k + 1) * (1 + 0.1 * ((seed * (k + 3)) % 5)))
+        for k, variant in enumerate(variants)
+        for seed in range(5)
+    ]
+
+
+def test_p_in_a_family_is_holms(make_record):
+    records = noisy(make_record, ("soft", "hard", "none"))
+
+    def p(other, among):
+        mine = [r for r in records if r["variant"] in among]
+        return in_family(mine, "test_mse", other, "soft", "ratio", "soft").p
+
+    alone = [p(other, ("soft", other)) for other in ("hard", "none")]
+    together = [p(other, ("soft", "hard", "none")) for other in ("hard", "none")]
+    assert sorted(together) == pytest.approx([2 * min(alone), max(max(alone), 2 * min(alone))])
+
+
+def test_what_is_no_arm_has_no_family(make_record):
+    records = noisy(make_record, ("soft", "hard", "some-network"))
+    found = in_family(records, "test_mse", "soft", "hard", "ratio", "soft")
+    soft, hard = ({r["seed"]: r["metrics"]["test_mse"] for r in records if r["variant"] == v} for v in ("soft", "hard"))
+    assert found == paired(soft, hard, "ratio")
