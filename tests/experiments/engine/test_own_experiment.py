@@ -10,6 +10,7 @@ import pytest
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine import record, registry, runner
+from softeq.experiments.training.comparison import PROTOCOL
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "how-to" / "experiment.md"
@@ -39,6 +40,19 @@ def test_it_runs_with_every_arm_beside_the_others(package, tmp_path):
     found = {r["variant"]: r["metrics"] for r in record.read(tmp_path / "runs" / "quadrupole.jsonl")}
     assert list(found) == ["hard", "soft", "soft-grid", "none", "none-augmented"]
     assert found["hard"]["equivariance_error"] < 1e-4 < found["none"]["equivariance_error"]
+
+
+def test_its_arms_have_equal_compute_and_are_under_the_protocol_once_they_are_tuned(package):
+    comparison = registry.comparison("quadrupole")
+    size = comparison.sizes["default"]
+    assert set(size.costs) == set(comparison.all_arms)
+    for arm, cost in size.costs.items():
+        config = comparison.configure("default", arm, 0, trials=({"lr": 1e-3, "prior": None},))
+        assert config["protocol"] == PROTOCOL
+        assert config["training"]["steps"] * cost == pytest.approx(size.training["steps"], rel=0.01)
+        assert comparison.configure("default", arm, 0)["protocol"] == 0
+    smoke = comparison.sizes["smoke"]
+    assert (smoke.network, smoke.training["batch_size"]) == (size.network, size.training["batch_size"]), "costs' place"
 
 
 @pytest.mark.slow
