@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +28,11 @@ SOURCES: tuple[str, ...] = (
 )
 """The modules that are asked: each has ``EXPERIMENTS``, a mapping from name to `Experiment`, and may have
 ``COMPARISONS``, from name to `training.comparison.Comparison`. Those of `VARIABLE` are asked after them."""
+
+
+TABLES: Mapping[str, str] = {"audit": "softeq.experiments.audit.table:audit_table"}
+"""What makes the table of records that are no experiment's (an audit has models and flows instead of variants and
+seeds), ``module:function`` by the records' name; see `table`."""
 
 
 def sources() -> tuple[str, ...]:
@@ -94,6 +99,13 @@ def get(name: str, sources: Sequence[str] | None = None) -> Experiment:
     if name not in known:
         raise unknown("experiment", name, known)
     return known[name]
+
+
+def table(name: str) -> Callable[[Sequence[Mapping[str, Any]], str], str]:
+    """The function of records, and where they are from, to the Markdown table; ``name`` is a key of `TABLES`."""
+    module, _, function = TABLES[name].partition(":")
+    made: Callable[[Sequence[Mapping[str, Any]], str], str] = getattr(importlib.import_module(module), function)
+    return made
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> SofteqValueError:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine.record import Record
-from softeq.experiments.images.architectures import EXPERIMENTS, STENCILS
 from softeq.experiments.images.checkpoints import translation
+from softeq.experiments.images.cnns_and_vits import NETWORKS, STENCILS
 from softeq.experiments.images.families import (
     FAMILIES,
     NAME,
@@ -23,12 +23,10 @@ from softeq.experiments.images.families import (
     ratios,
 )
 from softeq.experiments.show.plots import BAND, COLOURS, draw_figure, label_log
-from softeq.experiments.show.tables import variant_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EXPERIMENT = EXPERIMENTS[NAME]
 _TITLES = {"bspline": "cubic B-spline", "central": "central differences", "reference": "reference (bilinear kink)"}
 _DASHES = ("-", "--", ":")
 
@@ -68,13 +66,19 @@ def _panels(axes: Axes, records: Sequence[Record]) -> None:
         if panel is not panels[0]:
             panel.sharey(panels[0])
             panel.tick_params(labelleft=False)
-        handles = [_line(panel, records, v, stencil, shown) for v in variant_order(records, EXPERIMENT)]
+        handles = [_line(panel, records, v, stencil, shown) for v in _networks(records)]
         _epochs(panel, _TITLES[stencil])
     panels[0].set_yscale("log")
     label_log(panels[0].yaxis, min(shown), max(shown))
     panels[0].set_ylabel("translation LEE of the logits, relative")
     _ratio_panel(panels[-1], records)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, title=BAND)
+
+
+def _networks(records: Iterable[Record]) -> list[str]:
+    """Those that the records hold, in the order of the table."""
+    held = {r["variant"] for r in records}
+    return [name for name in NETWORKS if name in held]
 
 
 def _epochs(panel: Axes, title: str) -> None:
@@ -128,7 +132,7 @@ def _band(panel: Axes, curve: Mapping[float, Sequence[float]], colour: str, dash
 def _line(panel: Axes, records: Sequence[Record], variant: str, stencil: str, shown: list[float]) -> Any:
     own = [r for r in records if r["variant"] == variant]
     family = variant.partition("-")[0]
-    kin = [v for v in variant_order(records, EXPERIMENT) if v.startswith(f"{family}-")]
+    kin = [v for v in _networks(records) if v.startswith(f"{family}-")]
     colour, dash = COLOURS[FAMILIES.index(family)], _DASHES[kin.index(variant) % len(_DASHES)]
     curve = _curve(own, stencil)
     shown += [value for group in curve.values() for value in group]

@@ -26,30 +26,15 @@ from typing import Any
 from softeq.experiments.data.images import SIZE, default_dataset
 from softeq.experiments.engine.bookkeeping import counter, device_for, rounded
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
+from softeq.experiments.images.architecture_plots import plot_architectures
 from softeq.experiments.images.checkpoints import Checkpoints, headline
 from softeq.experiments.images.cifar10 import build_network, load
+from softeq.experiments.images.cnns_and_vits import NETWORKS, OUTPUTS, STENCILS
 from softeq.experiments.images.tasks import ImageTask
 from softeq.experiments.training.comparison import PROTOCOL, Size
 from softeq.experiments.training.trials import Trained, Trial, choose, train_trial
 from softeq.measure.motion.flows import FLOWS
 
-NETWORKS: Mapping[str, Mapping[str, Any]] = {
-    "cnn-stride": {
-        "name": "convnet",
-        "channels": [32, 64, 96],
-        "down": "stride",
-        "head": "average",
-        "activation": "gelu",
-    },
-    "cnn-max": {"name": "convnet", "channels": [16, 32, 64], "down": "max", "head": "flatten", "activation": "relu"},
-    "cnn-resnet": {"name": "resnet", "channels": [12, 24, 48], "activation": "relu"},
-    "vit-4": {"name": "vit", "patch": 4, "stem": "patch", "gather": "class", "dim": 48, "depth": 3, "heads": 4},
-    "vit-7": {"name": "vit", "patch": 7, "stem": "patch", "gather": "mean", "dim": 64, "depth": 4, "heads": 4},
-    "vit-stem": {"name": "vit", "patch": 4, "stem": "convolution", "gather": "mean", "dim": 48, "depth": 2, "heads": 4},
-}
-"""The variants: those named ``cnn-`` stand against those named ``vit-``."""
-STENCILS = ("bspline", "central", "reference")
-OUTPUTS = ("logits", "probabilities")
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 """Tried first, in rising order; `tried_rates` goes on from there."""
 MEASURED_EPOCHS = (0, 1, 2, 4, 8, 16, 32)
@@ -254,12 +239,6 @@ def task_of(config: Config) -> tuple[ImageTask, int]:
     return task, math.ceil(task.samples / config["training"]["batch_size"])
 
 
-def _plot(records: list[dict[str, Any]], path: Any) -> None:
-    from softeq.experiments.images.architecture_plots import plot_architectures
-
-    plot_architectures(records, path)
-
-
 EXPERIMENTS: dict[str, Experiment] = {
     "cnn-vs-vit": Experiment(
         name="cnn-vs-vit",
@@ -291,6 +270,6 @@ EXPERIMENTS: dict[str, Experiment] = {
             "Training, s: of the chosen training alone.",
         ),
         protocol=PROTOCOL,
-        plot=_plot,
+        plot=plot_architectures,
     )
 }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +17,9 @@ from softeq.errors import SofteqValueError
 from softeq.experiments.data.images import default_dataset, fashion_mnist_folder
 from softeq.experiments.engine.experiment import Column, Experiment
 from softeq.experiments.images.cifar10 import build_network
+from softeq.experiments.images.dial_points import DIALS, Point, headers
 from softeq.experiments.images.dial_task import task_of
+from softeq.experiments.images.plots import plot_dial
 from softeq.experiments.training.arms import Variant
 from softeq.experiments.training.comparison import Comparison, Domain, Lists, Size
 from softeq.experiments.training.pace import until_plateau
@@ -27,34 +28,6 @@ ARMS = ("hard", "soft", "soft-grid", "none", "none-augmented")
 TRAINING_IMAGES = (200, 1000, 5000)
 LISTS = Lists((1e-2, 3e-2), residual=(10.0, 1e3, 1e5), equivariant=(1e-2, 0.1, 1.0), plain=(0.1, 10.0, 1e3))
 """Precisions are for the whole data set: .1 hardly holds, 1000 leaves a weight defect near 1%."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of the dial: its name in records, its header, the motions' reach, the share of the classes that break."""
-
-    name: str
-    header: str
-    reach: float
-    breaking: float = 0.0
-
-
-DIALS: Mapping[str, tuple[Point, ...]] = {
-    "rotation": (
-        Point("0", "0°", 0.0),
-        Point("45", "±45°", 45.0),
-        Point("90", "±90°", 90.0),
-        Point("180", "±180°", 180.0),
-        Point("180-half", "±180°, p = 0.5", 180.0, 0.5),
-        Point("180-all", "±180°, p = 1", 180.0, 1.0),
-    ),
-    "translation": (
-        Point("centred", "centred", 0.0),
-        Point("shifted", "shifted", 1.0),
-        Point("shifted-all", "shifted, p = 1", 1.0, 1.0),
-    ),
-}
-"""Reaches of ``translation`` are in units of the preset's widest shift."""
 
 
 _SOFT_RESNET = {"name": "soft-resnet", "padding_mode": "circular", "residual": "local"}
@@ -176,14 +149,6 @@ def _rows(size: Size, wanted: int, data: str) -> list[int]:
     return [min(round(wanted * size.data["share"]), training - validation), validation, min(size.data["test"], test)]
 
 
-def headers(kind: str) -> dict[str, str]:
-    """The names of the points in records, in order, with their headers."""
-    if kind == "rotation":
-        return {point.name: point.header for point in DIALS[kind]}
-    short = {"fashion-mnist": "Fashion", "mnist-5000": "MNIST"}
-    return {f"{data}-{p.name}": f"{text}, {p.header}" for data, text in short.items() for p in DIALS[kind]}
-
-
 def _columns(kind: str) -> tuple[Column, ...]:
     names = headers(kind)
     still = {p.name for p in DIALS[kind] if p.reach < max(q.reach for q in DIALS[kind])}
@@ -196,8 +161,6 @@ def _columns(kind: str) -> tuple[Column, ...]:
 
 
 def _plot(kind: str, records: list[dict[str, Any]], path: Any) -> None:
-    from softeq.experiments.images.plots import plot_dial
-
     plot_dial(records, EXPERIMENTS[kind], path)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from softeq.errors import SofteqError
 from softeq.experiments.engine import record
 from softeq.experiments.engine.record import Record
-from softeq.experiments.images.architectures import OUTPUTS, STENCILS
 from softeq.experiments.images.checkpoints import QUANTITIES, translation
+from softeq.experiments.images.cnns_and_vits import OUTPUTS, STENCILS
 from softeq.experiments.show.paired import Paired, holm, p_text, paired
 from softeq.experiments.show.tables import choose_preset, current, select
 

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softeq.errors import SofteqError
-from softeq.experiments.engine import record
+from softeq.experiments.engine import record, registry
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.engine.record import Record
-from softeq.experiments.images.dial import EXPERIMENTS, headers
+from softeq.experiments.images.dial_points import DIALS, headers
+from softeq.experiments.show.metrics import scalar
 from softeq.experiments.show.paired import by_seed
 from softeq.experiments.show.plots import BAND, draw_arm, draw_figure
 from softeq.experiments.show.render import format_stat
-from softeq.experiments.show.tables import choose_preset, describe, scalar, select, variant_order
+from softeq.experiments.show.tables import choose_preset, describe, select, variant_order
 from softeq.experiments.training.arms import parse
 
 if TYPE_CHECKING:
@@ -210,10 +211,10 @@ def _data(records: Iterable[Record], name: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code, 2 for a user's mistake."""
-    if len(arguments) != 2 or arguments[1] not in EXPERIMENTS:
-        print(f"usage: python -m experiments.images.plots FOLDER {{{','.join(EXPERIMENTS)}}}", file=sys.stderr)
+    if len(arguments) != 2 or arguments[1] not in DIALS:
+        print(f"usage: python -m experiments.images.plots FOLDER {{{','.join(DIALS)}}}", file=sys.stderr)
         return 2
-    experiment = EXPERIMENTS[arguments[1]]
+    experiment = registry.get(arguments[1])
     try:
         records = record.read(record.record_path(arguments[0], experiment.name))
         sizes = _sizes(_of_preset(records, experiment, None))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine.record import Record
+from softeq.experiments.show.metrics import scalar
 from softeq.experiments.show.plots import BAND, draw_arm, draw_figure
-from softeq.experiments.show.tables import scalar
 from softeq.experiments.training.arms import parse
 
 if TYPE_CHECKING:

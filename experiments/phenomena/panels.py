@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine.record import Record
+from softeq.experiments.show.metrics import scalar
 from softeq.experiments.show.plots import BAND, draw_arm, draw_figure, label_log
-from softeq.experiments.show.tables import choose_preset, scalar
+from softeq.experiments.show.tables import choose_preset
 from softeq.experiments.training.arms import parse
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from softeq.experiments.engine.bookkeeping import ORDER, counter, dtype_of, gene
 from softeq.experiments.engine.experiment import Column, Config, Experiment, Metrics, Progress
 from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.quarters import Orbits
+from softeq.experiments.show.metrics import scalar
 from softeq.experiments.show.plots import BAND, draw_figure
-from softeq.experiments.show.tables import choose_preset, scalar
+from softeq.experiments.show.tables import choose_preset
 from softeq.experiments.training.arms import BLUE, VERMILION
 from softeq.experiments.training.regression import defects
 from softeq.groups import Z

@@ -26,8 +26,9 @@ from softeq.experiments.images.tasks import accuracy
 from softeq.experiments.phenomena.group_line import GROUP
 from softeq.experiments.phenomena.quarters import QuarterTask, fitted, quarter_network
 from softeq.experiments.phenomena.structured import STRUCTURES, width_within
+from softeq.experiments.show.metrics import scalar
 from softeq.experiments.show.plots import draw_figure, label_log
-from softeq.experiments.show.tables import choose_preset, scalar
+from softeq.experiments.show.tables import choose_preset
 from softeq.experiments.training.arms import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from softeq.prior import soft_layers
 from softeq.strength import DEFAULT

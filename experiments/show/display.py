@@ -14,8 +14,8 @@ from rich.progress import TimeRemainingColumn as Remaining
 
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.engine.work import Event
+from softeq.experiments.show.metrics import scalar
 from softeq.experiments.show.render import format_number
-from softeq.experiments.show.tables import scalar
 
 
 class Counter(Protocol):

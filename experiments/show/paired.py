@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from softeq.errors import MissingExtraError, SofteqError
 from softeq.experiments.engine.record import Record
-from softeq.experiments.show.tables import scalar
+from softeq.experiments.show.metrics import scalar
+from softeq.experiments.training.arms import parse
 
 LEVEL = 0.95
 
@@ -149,8 +150,6 @@ def differences(
         by (the reference's variant, the other variant); empty where the reference is absent or alone, also where the
         variants are no arms.
     """
-    from softeq.experiments.training.arms import parse
-
     variants = list(dict.fromkeys(r["variant"] for r in records))
     if not any(variant.startswith(reference) for variant in variants):
         return {}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from softeq.errors import MissingExtraError, SofteqError, SofteqValueError
 from softeq.experiments.engine.experiment import Column, Experiment
 from softeq.experiments.engine.record import Record
-from softeq.experiments.show.tables import choose_preset, describe, scalar, select, variant_order
+from softeq.experiments.show.metrics import scalar
+from softeq.experiments.show.tables import choose_preset, describe, select, variant_order
 from softeq.experiments.training.arms import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Arm, arm, parse
 
 if TYPE_CHECKING:

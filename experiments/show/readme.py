@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from softeq.errors import SofteqError
-from softeq.experiments.audit.report.groups import EXPERIMENT
-from softeq.experiments.audit.table import audit_table
 from softeq.experiments.engine import record, registry
 from softeq.experiments.engine.experiment import Experiment
 from softeq.experiments.show import claims, render, tables
@@ -43,10 +41,10 @@ def regenerate(text: str, results: str | Path, *, sources: Sequence[str] | None 
         following = _START.search(text, start.end())
         if end < 0 or (following and following.start() < end):
             raise SofteqError(f"README: {start[0]} has no {_END} after it; add it below the table")
-        name = start["name"] if start["name"] == EXPERIMENT else registry.get(start["name"], sources).name
-        records = record.read(record.record_path(results, name))
+        fill = _filler(start["name"], start["preset"], sources)
+        records = record.read(record.record_path(results, start["name"]))
         try:
-            block = _block(name, start["preset"], records, Path(results).name, sources)
+            block = fill(records, Path(results).name)
         except SofteqError as error:
             raise SofteqError(f"README: {start[0]} cannot be filled from {results}: {error}") from error
         parts += [text[position : start.end()], block]
@@ -54,10 +52,13 @@ def regenerate(text: str, results: str | Path, *, sources: Sequence[str] | None 
     return "".join([*parts, text[position:]])
 
 
-def _block(name: str, preset: str, records: Sequence[record.Record], source: str, sources: Sequence[str] | None) -> str:
-    if name == EXPERIMENT:  # an audit has models and flows instead of variants and seeds
-        return f"\n\n{audit_table(records, source)}\n\n"
-    return readme_block(registry.get(name, sources), preset, records, source=source)
+def _filler(name: str, preset: str, sources: Sequence[str] | None) -> Callable[[list[record.Record], str], str]:
+    """What makes a block of records and their source."""
+    if name in registry.TABLES:
+        table = registry.table(name)
+        return lambda records, source: f"\n\n{table(records, source)}\n\n"
+    experiment = registry.get(name, sources)
+    return lambda records, source: readme_block(experiment, preset, records, source=source)
 
 
 def stale_tables(path: str | Path, results: str | Path, *, sources: Sequence[str] | None = None) -> list[str]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from softeq.errors import SofteqError, SofteqWarning
 from softeq.experiments.engine.experiment import Column, Experiment
 from softeq.experiments.engine.record import Record
+from softeq.experiments.show.metrics import scalar
+from softeq.experiments.show.paired import differences, kind_of, p_text
 
 PILOT = (
     "Pilot runs, made before there was a protocol (docs/protocol.md): a fixed number of steps at which no arm has"
@@ -133,19 +134,6 @@ def select(records: Iterable[Record], experiment: str, preset: str | None = None
     return list(chosen.values())
 
 
-def scalar(metrics: Mapping[str, Any], key: str) -> float | None:
-    """A metric as a number: ``weight_defect`` as its mean over layers; None where it is absent or no number."""
-    value = metrics.get(key)
-    if key == "weight_defect" and isinstance(value, Mapping):
-        layers = [float(v) for v in value.values() if _is_number(v)]
-        return math.fsum(layers) / len(layers) if layers else None
-    return float(value) if value is not None and _is_number(value) else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def describe(values: Sequence[float | None]) -> Stat:
     """The `Stat` of some numbers; None stands for a seed without one."""
     present = [v for v in values if v is not None]
@@ -241,8 +229,6 @@ def _comparisons(records: Sequence[Record], experiment: Experiment, column: Colu
     """The line under a table of arms that says how the reference stands to each of the others, seed by seed."""
     if not experiment.protocol:
         return ()
-    from softeq.experiments.show.paired import differences, kind_of, p_text
-
     found = differences(records, column.key, experiment.reference)
     if not found:
         return ()

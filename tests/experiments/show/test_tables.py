@@ -26,28 +26,6 @@ def test_describe_of_one_number_has_no_deviation_and_of_none_has_nothing():
     assert math.isnan(none.median)
 
 
-@pytest.mark.parametrize(
-    ("metrics", "key", "expected"),
-    [
-        ({"a": 3}, "a", 3.0),
-        ({"weight_defect": {"x": 0.1, "y": 0.3}}, "weight_defect", 0.2),
-        ({"weight_defect": {}}, "weight_defect", None),
-        ({"curve": {"x": 1.0}}, "curve", None),
-        ({"a": [1.0]}, "a", None),
-        ({"a": True}, "a", None),
-        ({"a": "1"}, "a", None),
-        ({"a": None}, "a", None),
-        ({}, "a", None),
-    ],
-)
-def test_scalar_takes_numbers_and_the_mean_defect_alone(metrics, key, expected):
-    assert tables.scalar(metrics, key) == (None if expected is None else pytest.approx(expected))
-
-
-def test_a_layer_that_diverged_is_not_averaged_away():
-    assert math.isnan(tables.scalar({"weight_defect": {"x": 0.1, "y": math.nan}}, "weight_defect"))
-
-
 def test_select_takes_one_experiment_and_preset(make_record):
     records = [make_record(), make_record(experiment="other"), make_record(preset="paper")]
     assert tables.select(records, "toy") == [records[0], records[2]]
