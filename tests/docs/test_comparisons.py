@@ -1,4 +1,4 @@
-"""On the pages of the comparisons no sentence that ranks stands outside a claim: nothing would hold it to the records."""
+"""No sentence that ranks stands outside a claim on the pages of comparisons: nothing would hold it to the records."""
 
 import re
 from pathlib import Path
