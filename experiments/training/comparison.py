@@ -133,6 +133,7 @@ class Comparison:
         fixed: the trials of arms that do not choose, such as published ones, by preset.
         options: more keys of the configuration by preset and variant.
         tuned_as: another comparison of the same data and networks, whose choices count here.
+        grown: keys that its configurations gained, of tables and of tuning; see `Experiment`.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Comparison:
     plot: Callable[[list[dict[str, Any]], Any], None] | None = None
     tuned_as: str = ""
     reference: str = "soft"
+    grown: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def all_arms(self) -> tuple[str, ...]:
@@ -260,6 +262,7 @@ class Comparison:
             notes=self.notes,
             levels=self.levels,
             plot=self.plot,
+            grown=self.grown,
             protocol=PROTOCOL,
             reference=self.reference,
         )

@@ -78,6 +78,7 @@ def tuning_experiment(comparison: Comparison, arm: str, trials: Sequence[Trial])
         configure=configure,
         run=comparison.run,
         columns=(),
+        grown=comparison.grown,
     )
 
 

@@ -16,6 +16,7 @@ from softeq.experiments.training import comparison as module
 from softeq.experiments.training.arms import arm, parse
 from softeq.experiments.training.comparison import Comparison, Domain, Lists, Size, flattened
 from softeq.experiments.training.loop import LoopSettings
+from softeq.experiments.training.tune import tuning_experiment
 
 COMPARISONS = registry.comparisons()
 HELD = ("fashion-mnist", "inertia", "misspecified-inertia", "modified-inertia", "modified-inertia-ablation", "qm9")
@@ -198,6 +199,18 @@ def test_what_is_recorded_under_the_protocol_can_be_gone_on_with(name):
     for r in {(r["preset"], r["variant"]): r for r in held}.values():
         pair = {(r["variant"], r["seed"]): r["config"]}
         check_configs(registry.get(name), r["preset"], {r["variant"]}, pair)
+
+
+def test_a_key_that_configurations_gained_parts_no_records_from_todays(line):
+    old, trial = toy(line), {"lr": 1e-3, "prior": None}
+    new = toy(line, options=lambda size, variant: {"clipped": False}, grown={"clipped": False})
+    before, now = ([one.experiment(), tuning_experiment(one, "none", (trial,))] for one in (old, new))
+    for was, experiment in zip(before, now, strict=True):
+        variant = experiment.variants[0]
+        held = {(variant, 0): was.configure("smoke", variant, 0)}
+        check_configs(experiment, "smoke", {variant}, held)
+        with pytest.raises(SofteqValueError, match="clipped: 'absent' there"):
+            check_configs(dataclasses.replace(experiment, grown={}), "smoke", {variant}, held)
 
 
 def test_an_arm_has_the_settings_of_the_one_that_it_follows_until_it_is_tuned_itself(line, monkeypatch, tmp_path):
