@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from softeq.errors import SofteqValueError
 from softeq.experiments.training.loop import LoopSettings, load_state, train
 
 
@@ -180,27 +179,6 @@ def test_the_number_at_equal_steps_is_of_that_step_or_of_the_end(line):
     shorter = train(network(), line(), settings(equal_steps=99), generator())
     assert shorter.at_equal_steps - 100 == pytest.approx(shorter.error)
     assert math.isnan(train(network(), line(), settings(), generator()).at_equal_steps)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"steps": 0}, "steps: expected at least 1"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"lr": math.nan}, "lr: expected a finite number above 0"),
-        ({"lr": 0.0}, "lr"),
-        ({"clip": 0.0}, "clip"),
-        ({"weight_decay": -1.0}, "weight_decay"),
-        ({"warmup": 1.0}, "warmup: expected a share"),
-        ({"cooldown": -0.1}, "cooldown"),
-        ({"schedule": "linear"}, "schedule: expected one of constant, cosine, plateau"),
-        ({"optimizer": "lion"}, "optimizer: expected one of"),
-        ({"patience": 0}, "patience"),
-    ],
-)
-def test_settings_out_of_range(changes, message):
-    with pytest.raises(SofteqValueError, match=message):
-        settings(**changes)
 
 
 def test_what_does_not_compile_whole_is_an_error_and_never_runs_eagerly(line):

@@ -6,10 +6,7 @@ import torch
 from torch import nn
 
 from softeq import Scalar, SoftLinear, Vector
-from softeq.errors import SofteqValueError
 from softeq.experiments.training.loop import Training
-from softeq.experiments.training.published import PublishedPenalty
-from softeq.experiments.training.rules import rule_of
 from softeq.experiments.training.trials import Trained, choose, crossed, run_trials
 from softeq.groups import SO2eR3
 
@@ -50,36 +47,6 @@ def test_the_choice_is_the_least_validation_error_and_never_one_that_diverged():
     assert choose([one(0.1, diverged=3), one(0.9)]) == 1
     assert choose([one(math.nan), one(0.9)]) == 1
     assert choose([one(0.1, diverged=3), one(0.1, diverged=2)]) == 0
-
-
-def test_the_prior_is_divided_by_the_number_of_training_samples(line):
-    """One step of gradient descent, then w / (1 + lr precision / n), by hand."""
-    task, model = line(samples=40), soft()
-    rule = rule_of(model, task, "fixed", {"equivariant": 0.0, "residual": 80.0})
-    weight = model.pathways["residual"].weight
-    before = weight.detach().clone()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loss, output = task.loss(model, torch.arange(40), None)
-    rule.backward(loss, output)
-    moved = before - 0.1 * weight.grad
-    optimizer.step()
-    rule.step(optimizer)
-    torch.testing.assert_close(weight.detach(), moved / (1 + 0.1 * 80.0 / 40))
-
-
-def test_a_plain_network_has_the_residual_precision_on_every_parameter(line):
-    task, model = line(samples=10), plain()
-    rule = rule_of(model, task, "fixed", {"residual": 5.0})
-    assert rule.elsewhere == 5.0
-    assert len(rule.charges) == 2
-    assert rule_of(model, task, "fixed", {"residual": 0.0}) is None
-    assert rule_of(model, task, "fixed", None) is None
-    assert rule_of(soft(), task, "fixed", {"residual": 5.0}).elsewhere == 0.0
-
-
-def test_the_published_penalty_is_its_own(line):
-    rule = rule_of(soft(), line(samples=10), "published", {"equivariant": 1.0, "residual": 2.0})
-    assert isinstance(rule, PublishedPenalty)
 
 
 def test_validation_data_choose_and_the_chosen_one_is_measured(line):
@@ -148,9 +115,3 @@ def test_a_rule_that_finds_the_precision_trains_through_the_same_loop(line, name
     metrics = run_trials(line(), soft, config(rule=name))
     assert math.isfinite(metrics["test_mse"])
     assert metrics["steps"] == 8
-
-
-@pytest.mark.parametrize("name", ["validation", "remul"])
-def test_a_rule_that_must_be_told_of_the_task_says_what_the_task_lacks(line, name):
-    with pytest.raises(SofteqValueError, match=r"rule: .* which it needs"):
-        run_trials(line(), soft, config(rule=name))
