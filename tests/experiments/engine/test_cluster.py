@@ -25,6 +25,13 @@ def test_without_ray_one_line_says_so(toy, tmp_path, monkeypatch):
         runner.run_experiment(toy, "default", out=tmp_path, engine="rey", sources=SOURCES)
 
 
+def test_users_are_told_of_every_engine_and_of_what_it_needs():
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "experiment.md").read_text()
+    for engine in set(runner.ENGINES) - {"local"}:
+        assert f"--engine {engine}" in page
+        assert f"softeq[{engine}]" in page
+
+
 @pytest.fixture
 def two_workers(monkeypatch, tmp_path):
     """Ray with two workers here, which find the toy experiments."""
