@@ -233,7 +233,11 @@ def _comparisons(records: Sequence[Record], experiment: Experiment, column: Colu
     if not found:
         return ()
     how = f"{experiment.reference} {'over' if kind_of(column.key) == 'ratio' else 'minus'}"
-    parts = [f"{other} {one.interval}, {p_text(one.p)}" for (_, other), one in found.items()]
+    seeds = len({r["seed"] for r in records})  # one at which an arm diverged or was not run is no pair: n says so
+    parts = [
+        f"{other} {one.interval}, {p_text(one.p)}" if one.n == seeds else f"{other} {one}"
+        for (_, other), one in found.items()
+    ]
     many = "; p by Holm over these" if len(parts) > 1 else ""
     return (f"{column.header}, {how} the other, paired by seed, 95% intervals{many}: {'; '.join(parts)}.",)
 

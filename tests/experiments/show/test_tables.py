@@ -165,3 +165,18 @@ def test_the_line_under_a_table_holds_the_reference_against_every_other_arm(toy,
     assert "soft 4 [" in line
     assert "hard 2 [" in line
     assert tables.build(records, dataclasses.replace(asked, reference="frozen"), source="x").comparisons == ()
+
+
+def test_the_line_under_a_table_counts_the_pairs_where_a_seed_has_none(toy, make_record):
+    runs = {"soft": (1.0, 1.1, 1.2), "hard": (2.0, math.nan, 2.2), "none": (4.0, 4.1, 4.3)}
+    records = [
+        make_record(variant, s, config={"protocol": 1}, test_mse=x)
+        for variant, values in runs.items()
+        for s, x in enumerate(values)
+    ]
+    (line,) = tables.build(records, dataclasses.replace(toy, protocol=1), source="x").comparisons
+    assert line.count("n = ") == 1
+    hard, none = line.split("; ")[-2:]
+    assert "hard 0.52" in hard
+    assert hard.endswith(", n = 2")
+    assert none.startswith("none ")
