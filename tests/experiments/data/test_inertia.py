@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-from softeq.errors import SofteqTypeError, SofteqValueError
+from softeq.errors import SofteqValueError
 from softeq.experiments.data.inertia import inertia_data, modified_moment_of_inertia, moment_of_inertia
-from softeq.experiments.data.regression import Regression, split
 from softeq.groups import SL, O, O2eR3
 from softeq.reps import Scalar, T, Vector
 
@@ -102,36 +101,3 @@ def test_bad_arguments(arguments):
 def test_wrong_number_of_coordinates(problem):
     with pytest.raises(SofteqValueError, match=r"expected shape \(\.\.\., 20\).*\(4, 19\)"):
         problem(torch.zeros(4, 19))
-
-
-def regression(**changes):
-    fields = {
-        f"{axis}_{part}": torch.ones(4, n)
-        for part in ("train", "validation", "test")
-        for axis, n in (("x", 3), ("y", 2))
-    }
-    return Regression(**(fields | changes))
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"x_test": torch.full((4, 3), torch.nan)}, SofteqValueError, "x_test.*NaN"),
-        ({"y_train": torch.full((4, 2), torch.inf)}, SofteqValueError, "y_train.*inf"),
-        ({"y_validation": torch.ones(5, 2)}, SofteqValueError, "x_validation and y_validation.*4, 5"),
-        ({"x_test": torch.ones(4, 7)}, SofteqValueError, r"x_test: expected shape \(N, 3\)"),
-        ({"x_test": torch.ones(0, 3)}, SofteqValueError, "x_test.*N >= 1"),
-        ({"y_test": torch.ones(4, 2, dtype=torch.float64)}, SofteqTypeError, "y_test.*float32.*float64"),
-        ({"x_train": torch.ones(4, 3, dtype=torch.int64)}, SofteqTypeError, "x_train.*int64"),
-    ],
-)
-def test_regression_refuses(changes, error, message):
-    assert regression().x_train.shape == (4, 3)
-    with pytest.raises(error, match=message):
-        regression(**changes)
-
-
-@pytest.mark.parametrize("sizes", [(3, 3, 3), (0, 2, 2), (-1, 2, 2)])
-def test_split_refuses_sizes_that_do_not_fit(sizes):
-    with pytest.raises(SofteqValueError, match="sizes"):
-        split(torch.ones(8, 3), torch.ones(8, 2), sizes)

@@ -79,16 +79,6 @@ def test_turned_frames_have_the_labels_of_the_unturned_field(tiny):
     np.testing.assert_array_equal(turned(frames, TINY, first_block=1, folder=folder).energies, moved.energies)
 
 
-@pytest.mark.slow
-def test_the_thermostat_keeps_its_temperature():
-    numbers, start = minimum("ethanol", 0)
-    how = Sampling(frames=400, burn=400, thin=5)
-    measured = [walk(numbers, start, 0.0, how, k).about["kinetic_temperature"] for k in range(2)]
-    assert np.mean(measured) == pytest.approx(500, rel=0.1)
-    cold = Sampling(frames=400, burn=400, thin=5, temperature=200.0)
-    assert walk(numbers, start, 0.0, cold, 0).about["kinetic_temperature"] == pytest.approx(200, rel=0.15)
-
-
 def test_names_tell_settings_apart(monkeypatch, tmp_path):
     names = {
         set_name("ethanol", 0.0, TINY),
@@ -108,9 +98,6 @@ def test_bad_input(tmp_path, tiny):
         trajectory("benzene", 0.0, TINY, folder=tmp_path)
     with pytest.raises(SofteqValueError, match="field"):
         trajectory("ethanol", float("nan"), TINY, folder=tmp_path)
-    for name in ("walks", "thin", "temperature"):
-        with pytest.raises(SofteqValueError, match=name):
-            Sampling(**{name: 0})
     (tmp_path / "file").write_text("")
     with pytest.raises(SofteqError, match="cannot be written"):
         trajectory("ethanol", 0.0, TINY, folder=tmp_path / "file")
