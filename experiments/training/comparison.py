@@ -213,8 +213,7 @@ class Comparison:
             dearest = max(size.costs.values())
             cost = size.costs.get(arm.name, dearest)
             training["steps"] = max(1, math.floor(training["steps"] / cost))
-            # Patience in compute too: an MLP would be stopped on a slope that it crosses in as many cheap steps.
-            training["validate_every"] *= max(1, round(dearest / cost))
+            training["validate_every"] *= _looks(dearest / cost)
         LoopSettings(**training, lr=1.0)  # raises where a declaration is wrong
         return training
 
@@ -266,6 +265,16 @@ class Comparison:
             protocol=PROTOCOL,
             reference=self.reference,
         )
+
+
+def _looks(cheaper: float) -> int:
+    """After how many of the dearest arm's intervals an arm that is so many times cheaper looks at its validation data.
+
+    Patience is in compute too: an MLP would be stopped on a slope that it crosses in as many cheap steps. Whole
+    intervals, and up where the nearest would leave the arm less than three quarters of the dearest's patience.
+    """
+    nearest = max(1, round(cheaper))
+    return nearest if nearest >= 0.75 * cheaper else math.ceil(cheaper)
 
 
 def flattened(found: Mapping[str, Metrics]) -> Metrics:
