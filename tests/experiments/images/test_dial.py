@@ -123,16 +123,6 @@ def test_augmentation_and_float64():
     assert build_network(tiny("rotation", "none-200", dtype="float64")).head[-1].weight.dtype == torch.float64
 
 
-def test_validation_images_choose_and_test_images_do_not():
-    task = dial_task.task_of(tiny("rotation", "none-200"), tiny("rotation", "none-200")["points"][0])
-    model = build_network(tiny("rotation", "none-200"))
-    before = task.validation_error(model)
-    task.data.y_test[:] = (task.data.y_test + 1) % 10
-    assert task.validation_error(model) == before
-    task.data.y_validation[:] = model.eval()(task.data.x_validation).argmax(1)
-    assert task.validation_error(model) == 0.0
-
-
 def test_what_is_unknown_or_missing():
     with pytest.raises(SofteqValueError, match=r"variant: expected one of hard-200, .*got 'soft-300'"):
         configure("rotation", "smoke", "soft-300")

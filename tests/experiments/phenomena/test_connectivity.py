@@ -4,7 +4,7 @@ import pytest
 
 from softeq.experiments.engine import record
 from softeq.experiments.phenomena.connectivity import configure, run
-from softeq.experiments.phenomena.connectivity_figure import PLACES, plot
+from softeq.experiments.phenomena.connectivity_figure import PLACES
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,3 @@ def test_both_join_the_same_two_networks(found):
     hard, free = (found[v]["losses_curve@rotated"] for v in ("hard", "hard-by-none"))
     assert hard[0] == pytest.approx(free[0], rel=1e-4)
     assert hard[-1] == pytest.approx(free[-1], rel=1e-4)
-
-
-def test_runs_of_before_there_were_simplexes_are_drawn(found, make_record, tmp_path):
-    records = [
-        make_record(v, 0, **{k: value for k, value in metrics.items() if "simplex" not in k})
-        for v, metrics in found.items()
-        if v != "soft"
-    ]
-    plot([*records, make_record("soft", 0, **found["soft"])], tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 5000

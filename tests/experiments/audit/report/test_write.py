@@ -1,7 +1,6 @@
 import base64
 import csv
 import io
-import json
 from html.parser import HTMLParser
 
 import numpy
@@ -180,27 +179,10 @@ def test_configurations_get_chapters_of_their_own():
     assert "configurations are in" not in _page(_record()).words
 
 
-def test_of_equal_configurations_the_later_counts_and_flows_have_one_order():
-    later = _record()
-    later["metrics"]["lee_mean"] = 7.0
-    (group,) = group_records([_record(flow="scale"), _record(), _record(layerwise=4), later, _record(flow="mine")])
-    assert list(group.models["cnn"]) == ["rotation", "scale", "mine"]
-    assert group.models["cnn"]["rotation"]["metrics"]["lee_mean"] == 7.0
-
-
 def test_what_an_interrupted_audit_lacks_is_named():
     words = _page(_record(), _record(flow="scale"), _record("vit")).words
     assert words.count("No record yet of") == 1
     assert "No record yet of scale." in words
-
-
-def test_two_versions_of_a_model_are_told_apart():
-    (group,) = group_records([_record(), _record(weights="pretrained", weights_hash="ef"), _record("vit")])
-    assert list(group.models) == [
-        "cnn (weights random, weights hash ab)",
-        "cnn (weights pretrained, weights hash ef)",
-        "vit",
-    ]
 
 
 def test_other_experiments_are_left_out_and_a_record_without_a_flow_is_refused():
@@ -241,17 +223,6 @@ def test_many_modules_are_summed_up():
     words = _page(record).words
     assert "12 others together 60.0 %" in words
     assert "m19" not in words
-
-
-def test_csv_has_a_line_per_record_with_everything_it_depends_on():
-    text = csv_text([_record(), _record("vit", metrics={"not_measurable": 'NaN, "really"'}), _record()])
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert [(row["model"], row["flow"]) for row in rows] == [("cnn", "rotation"), ("vit", "rotation")]
-    assert float(rows[0]["lee_mean"]) == 0.25
-    assert json.loads(rows[0]["lee_interval"]) == [0.125, 0.5]
-    assert (rows[0]["norm"], rows[0]["stencil"], rows[0]["source_hash"]) == ("mean_square", "bspline", "cd")
-    assert rows[1]["lee_mean"] == ""
-    assert rows[1]["not_measurable"] == 'NaN, "really"'
 
 
 def test_files_are_replaced_whole(tmp_path):
