@@ -29,7 +29,7 @@ def results(tmp_path, toy, make_record):
 
 
 def test_the_readme_is_what_results_give():
-    """Regenerate with ``python -m experiments.readme``."""
+    """Regenerate with ``python -m experiments.show.readme``."""
     pages = readme.pages(ROOT)
     assert len(pages) > 3
     assert {page.name: readme.stale_tables(page, ROOT / "results") for page in pages} == {p.name: [] for p in pages}
