@@ -7,6 +7,8 @@ import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from softeq.errors import SofteqError
 from softeq.experiments.engine import record, registry
@@ -112,6 +114,24 @@ class Quantities:
             raise SofteqError(f"{which}: {moment}, {stencil}, {output}, {quantity} was not measured")
         return found
 
+    def strength(self, families: str, rule: str, what: str, other: str = "") -> float:
+        """A number of a rule in the benchmark of priors' strengths, see `benchmarks.strength_table.number`.
+
+        Args:
+            families: one or more, as ``z6/n100 inertia/n200``.
+            rule: as ``variational``.
+            what: ``mean``, ``worst``, ``least``, ``met`` or ``worse``.
+            other: an arm in place of the oracle.
+        """
+        table, records = _strength()
+        return float(table.number(records, families.split(), rule, what, other or None))
+
+    def strength_over(self, problem: str, rule: str, other: str = "") -> paired.Paired:
+        """A rule on one problem, as ``z6/n100/e0``, against the oracle or another arm; p by Holm over its row."""
+        table, records = _strength()
+        found: paired.Paired = table.against(records, problem, rule, other or None)
+        return found
+
     def zero_error(self, seeds: float) -> float:
         """The mean squared error of a network that says 0 on the test rows of ``inertia``, over seeds from 0."""
         return _baseline(int(seeds), "zero")
@@ -149,6 +169,19 @@ class Quantities:
 def read(results: Path, name: str) -> list[record.Record]:
     """The records of an experiment, read once (`read.cache_clear` forgets them)."""
     return record.read(record.record_path(results, name))
+
+
+@functools.cache
+def _strength() -> tuple[ModuleType, list[dict[str, Any]]]:
+    """The tables of the benchmark of priors' strengths and its records, which lie beside it in a checkout."""
+    try:
+        from benchmarks import strength, strength_table
+    except ImportError as error:
+        raise SofteqError(
+            "claims of the strength benchmark: expected a checkout, in which its records lie, on the import path; "
+            "run `python -m softeq.experiments.show.readme` at its root"
+        ) from error
+    return strength_table, strength.read(strength.RECORDS)
 
 
 @functools.cache

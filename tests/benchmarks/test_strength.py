@@ -12,8 +12,9 @@ from torch import nn
 from benchmarks import prior_step, strength
 from benchmarks.strength_problems import Problem, names, problem
 from benchmarks.strength_stack import train_stacked
-from benchmarks.strength_table import cells, details, summary, with_tables
+from benchmarks.strength_table import against, cells, details, number, summary, with_tables
 from softeq import SoftLinear, Vector
+from softeq.errors import SofteqError
 from softeq.groups import Z
 
 
@@ -103,13 +104,72 @@ def test_the_oracle_is_the_best_by_test_error_and_arms_are_compared_with_it_by_s
     assert cells([*records, line("soft@100", 0, math.nan), line("soft@100", 1, math.nan)])[0].oracle == "soft@1"
 
 
-def test_classifiers_are_compared_by_differences():
-    records = [
+def two_families():
+    """Whole and broken ends of two families; mackay is above hard and none on the second alone."""
+    errors = {"hard": 2.0, "none@1": 3.0, "none@10": 9.0, "soft@1": 1.0, "soft@10": 4.0, "mackay": 0.9}
+    return [
+        {"problem": f"z6/{size}/{end}", "seed": seed, "arm": arm, "error": error * far * (1 + 0.1 * seed + noise)}
+        for k, (arm, error) in enumerate(errors.items())
+        for size in ("n100", "n1000")
+        for end in ("e0", "e1")
+        for seed in range(4)
+        for far in [(5.0 if end == "e0" else 6.0) if (arm, size) == ("mackay", "n1000") else 1.0]
+        for noise in [0.01 * ((seed + k) % 3)]
+    ]
+
+
+def images():
+    """Arms on one classifier."""
+    return [
         {"problem": "images/n1000/turned", "seed": seed, "arm": arm, "error": error + 0.001 * seed}
         for arm, error in {"hard": 0.2, "none@1": 0.3, "soft@1": 0.25, "mackay": 0.208, "dual": 0.22}.items()
         for seed in (0, 1)
     ]
-    text = summary(records)
+
+
+def test_numbers_of_the_tables_can_be_asked_for():
+    records, both = two_families(), ["z6/n100", "z6/n1000"]
+    first, second = (number(records, [one], "mackay", "mean") for one in both)
+    assert f"z6/n100 | `mackay` | 2, 4 | {first:.2f} | " in summary(records)
+    assert f"z6/n1000 | `mackay` | 2, 4 | {second:.2f} | " in summary(records)
+    assert number(records, both, "mackay", "mean") == pytest.approx((first * second) ** 0.5)
+    assert number(records, both, "mackay", "worst") == against(records, "z6/n1000/e1", "mackay").value
+    assert number(records, both, "mackay", "least") == pytest.approx(first)
+    assert [number(records, [one], "mackay", what) for what in ("met", "worse") for one in both] == [1, 0, 0, 1]
+    assert (number(records, both, "mackay", "met"), number(records, both, "hard", "worse")) == (1, 0)
+    assert number(records, both, "mackay", "worst", "hard") == pytest.approx(2.7, rel=0.05)
+
+
+def test_p_of_one_problem_is_by_holm_over_its_row():
+    records = two_families()
+    (cell,) = (c for c in cells(records) if c.name == "z6/n100/e1")
+    alone = cell.over("mackay", "none@1")
+    pair = against(records, "z6/n100/e1", "mackay", "none")
+    assert (pair.value, pair.low, pair.n) == (alone.value, alone.low, 4)
+    assert alone.p < pair.p <= 2 * alone.p * (1 + 1e-9)  # hard and mackay; none is not compared with itself
+    assert against(records, "z6/n100/e1", "none", "none").p == 1
+    assert against(records, "z6/n100/e1", "none").value == cell.over("none@1").value
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda r: number(r, ["z6/n100", "inertia/n200"], "mackay", "mean"), "in each of"),
+        (lambda r: number(r, ["z6/n100"], "absent", "mean"), "expected records of 'absent'"),
+        (lambda r: number(r, ["z6/n100"], "mackay", "best"), "got 'best'"),
+        (lambda r: number(r, ["z6/n100"], "mackay", "met", "hard"), "against the oracle"),
+        (lambda r: number(r + images(), ["z6/n100", "images/n1000"], "mackay", "worst"), "ratios and differences"),
+        (lambda r: against(r, "z6/n100/e0.1", "mackay"), "z6/n100/e0.1 has no 'mackay'"),
+        (lambda r: against(r, "z6/n100/e0", "absent", "hard"), "compared with hard"),
+    ],
+)
+def test_what_the_records_do_not_hold_is_said(ask, message):
+    with pytest.raises(SofteqError, match=message):
+        ask(two_families())
+
+
+def test_classifiers_are_compared_by_differences():
+    text = summary(images())
     assert "`mackay` | 1, 2 | +0.008 | +0.008 | met | worse |" in text
     assert "`dual` | 1, 2 | +0.020 | +0.020 | no | worse |" in text
 

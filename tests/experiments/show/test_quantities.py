@@ -1,8 +1,11 @@
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import strength, strength_table
+from softeq.errors import SofteqError
 from softeq.experiments.engine import record
 from softeq.experiments.show import paired, quantities
 from softeq.experiments.show.quantities import Quantities
@@ -36,6 +39,24 @@ def test_an_arm_that_is_not_the_reference_has_its_own_family(asked):
     family = paired.differences(records, "test_mse", "none")
     assert len(family) == 2
     assert asked.ratio("toy:smoke", "none", "hard") == family["none", "hard"]
+
+
+def test_numbers_of_the_strength_benchmark_are_those_of_its_tables():
+    table = strength_table.summary(strength.read(strength.RECORDS))
+    found = Quantities(Path("."))
+    mean, worst = (found.strength("inertia/n200", "variational", what) for what in ("mean", "worst"))
+    assert f"| inertia/n200 | `variational` | 5, 5 | {mean:.2f} | {worst:.2f} | met |" in table
+    assert found.strength("inertia/n200 z6/n100", "variational", "worst") >= worst
+    least = found.strength("inertia/n200", "remul", "least", "variational")
+    assert 0 < least <= found.strength_over("inertia/n200/e0", "remul", "variational").value
+    assert found.strength_over("images/n1000/angle", "dual").kind == "difference"
+
+
+def test_the_strength_benchmark_asks_for_a_checkout(monkeypatch):
+    monkeypatch.setitem(sys.modules, "benchmarks", None)
+    quantities._strength.cache_clear()
+    with pytest.raises(SofteqError, match="expected a checkout"):
+        Quantities(Path(".")).strength("z6/n100", "mackay", "mean")
 
 
 def test_baselines_of_inertia():
