@@ -119,10 +119,9 @@ def in_family(records: Sequence[Record], key: str, a: str, b: str, kind: str, re
     """Variant a against b, p by Holm over one arm's comparisons with every other arm, see `differences`.
 
     The one arm is the table's reference where it is one of the two, so that p is the table's, else that of a. Variants
-    have different numbers of training samples, or stand beside some that are no arms, have no family: p is their own.
+    that have different numbers of training samples, or stand beside some that are no arms, have no family: p is their
+    own.
     """
-    from softeq.experiments.training.arms import parse
-
     try:
         arms = {r["variant"]: parse(r["variant"]).arm.name for r in records}
     except SofteqError:
