@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (
-    "README.md",
-    *(f"docs/{name}.md" for name in ("index", "results", "images", "molecules", "comparison", "pilots")),
+NAMES = ["index", "results", "images", "molecules", "comparison", "pilots", "phenomena", "audit", "how-to/strength"]
+PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
+HELD = re.compile(
+    r"<!-- (claim|table)\b.*?<!-- /\1 -->|<!-- strength: begin.*?<!-- strength: end -->|```.*?```", re.DOTALL
 )
-HELD = re.compile(r"<!-- (claim|table)\b.*?<!-- /\1 -->|```.*?```", re.DOTALL)
 RANKING = re.compile(
     r"\b(ahead of|(is|are|was|were|stays?|falls?|far|points?) behind|beats?|better than|worse than|level with|wins"
     r"|loses|outperforms?|(more|less) accurate than|(higher|lower) (error|accuracy) than)\b"
