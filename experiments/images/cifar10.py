@@ -96,7 +96,9 @@ DATASETS = (
         (1, 28, 28),
         {
             "smoke": _size(1, (640, 200, 200), {"steps": 10, "validate_every": 5}, 4, trials="one"),
-            "default": _size(10, _ROWS, until_plateau(12_000, 200, _LOOKS), 100, costs=_COSTS, width=1),
+            "default": _size(
+                10, _ROWS, until_plateau(12_000, 200, _LOOKS), 100, costs=_COSTS, whole_looks=True, width=1
+            ),
             "paper": _size(10, (55_000, 5_000, 10_000), until_plateau(43_000, 43_000, 4_300), 500),
         },
         ("hard", "soft", "soft-grid", "soft-published", "none", "none-augmented"),

@@ -45,7 +45,7 @@ _LOOKS = 20
 
 SIZES = {
     "smoke": _size(1, [32, 20, 20], 32, {"steps": 2, "validate_every": 1}, 2, trials="one"),
-    "default": _size(10, [480, 500, 2000], 56, until_plateau(960, 60, _LOOKS), 60, costs=_COSTS),
+    "default": _size(10, [480, 500, 2000], 56, until_plateau(960, 60, _LOOKS), 60, costs=_COSTS, whole_looks=True),
     "paper": _size(10, [2_000, 1_000, 10_000], 112, until_plateau(10_000, 1_260, 210), 100),
 }
 LISTS = Lists((1e-3, 3e-3, 1e-2), residual=(1.0, 100.0, 1e4))

@@ -98,7 +98,7 @@ def _inertia_sizes(equal: int, cap: int, narrow_costs: Mapping[str, float] = _NA
     narrow = {"channels": 128, "layers": 3}
     return {
         "smoke": Size(1, narrow, _ROWS, short, trials="one"),
-        "default": Size(10, narrow, _ROWS, plateau, costs=narrow_costs),
+        "default": Size(10, narrow, _ROWS, plateau, costs=narrow_costs, whole_looks=True),
         # Nine trials of three seeds at this width are out of reach: every arm has its settings of the narrow one.
         "paper": Size(10, {"channels": 384, "layers": 3}, _ROWS, plateau, costs=_WIDE, tuned_at="default"),
     }

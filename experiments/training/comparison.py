@@ -88,6 +88,9 @@ class Size:
         costs: seconds of a step of an arm over those of the cheapest, measured; where they are given, every arm has
             the same compute instead of the same number of steps, and between two validations too (``validate_every``
             is the dearest arm's). An arm that is not listed costs as the dearest.
+        whole_looks: arms look at their validation data after whole multiples of the dearest's interval, so that they
+            have 3/4 to 3/2 of its patience and not all of it. It is how records were made that are to stay resumable;
+            a new declaration leaves it out.
         tuned_at: another preset, whose choices count where nothing has been tuned at this one.
     """
 
@@ -98,6 +101,7 @@ class Size:
     trials: str = "all"
     measured: int = 0
     costs: Mapping[str, float] = field(default_factory=dict)
+    whole_looks: bool = False
     tuned_at: str = ""
 
 
@@ -213,7 +217,9 @@ class Comparison:
             dearest = max(size.costs.values())
             cost = size.costs.get(arm.name, dearest)
             training["steps"] = max(1, math.floor(training["steps"] / cost))
-            training["validate_every"] *= _looks(dearest / cost)
+            # Patience in compute too: an MLP would be stopped on a slope that it crosses in as many cheap steps.
+            looks = _whole(dearest / cost) if size.whole_looks else dearest / cost
+            training["validate_every"] = round(training["validate_every"] * looks)
         LoopSettings(**training, lr=1.0)  # raises where a declaration is wrong
         return training
 
@@ -267,12 +273,8 @@ class Comparison:
         )
 
 
-def _looks(cheaper: float) -> int:
-    """After how many of the dearest arm's intervals an arm that is so many times cheaper looks at its validation data.
-
-    Patience is in compute too: an MLP would be stopped on a slope that it crosses in as many cheap steps. Whole
-    intervals, and up where the nearest would leave the arm less than three quarters of the dearest's patience.
-    """
+def _whole(cheaper: float) -> int:
+    """The nearest whole multiple, and the next where that leaves less than three quarters of the dearest's patience."""
     nearest = max(1, round(cheaper))
     return nearest if nearest >= 0.75 * cheaper else math.ceil(cheaper)
 
