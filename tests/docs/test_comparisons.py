@@ -34,3 +34,10 @@ def test_sentences_that_rank_are_claims(page):
 def test_the_search_finds_them_outside_of_claims_alone(sentence):
     assert len(ranking(f"Before. {sentence} After.")) == 1
     assert ranking(f"Before. <!-- claim a = 1 | True | {sentence} -->{sentence}<!-- /claim --> After.") == []
+
+
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")))
+def test_no_claim_begins_an_indented_line(page):
+    """There Markdown takes it for a block of HTML, which ends the list that it stands in."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    assert [line[:60] for line in lines if re.match(r"\s+<!-- claim", line)] == []
