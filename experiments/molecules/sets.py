@@ -35,7 +35,7 @@ def _size(name: str, seeds: int, limit: int | None, rows: tuple[int, int, int], 
     of a comparison at equal steps, eight times as many at most."""
     training = until_plateau(8 * equal, equal, max(1, equal // 10))
     data = {"source": name, "limit": limit, "rows": list(rows)}
-    return Size(seeds, network, data, {**_COMMON, **training}, costs=_COSTS, whole_looks=True)
+    return Size(seeds, network, data, {**_COMMON, **training}, costs=_COSTS)
 
 
 def _smoke(name: str) -> Size:
