@@ -130,8 +130,13 @@ def in_family(records: Sequence[Record], key: str, a: str, b: str, kind: str, re
     family = differences(records, key, arms[b if turned else a], kind) if {a, b} <= arms.keys() else {}
     found = family.get((b, a) if turned else (a, b))
     if found is None:
-        return paired(by_seed(records, a, key), by_seed(records, b, key), kind)
+        return alone(records, key, a, b, kind)
     return found.inverse if turned else found
+
+
+def alone(records: Sequence[Record], key: str, a: str, b: str, kind: str) -> Paired:
+    """Variant a against b with the p of this one comparison; raises as `paired` does."""
+    return paired(by_seed(records, a, key), by_seed(records, b, key), kind)
 
 
 def differences(
@@ -158,9 +163,8 @@ def differences(
         own = reference if mine.samples is None else f"{reference}-{mine.samples}"
         if variant == own or own not in variants or mine.precision is not None:
             continue
-        a, b = by_seed(records, own, key), by_seed(records, variant, key)
         try:
-            one = paired(a, b, kind or kind_of(key))
+            one = alone(records, key, own, variant, kind or kind_of(key))
         except SofteqError:
             continue
         if one.n > 1:  # of a single pair nothing is known

@@ -68,7 +68,9 @@ class Quantities:
         """
         groups = list(zip(a.split(","), others.split(","), strict=True))
         names = [(one.strip(), other.split(), point) for one, other in groups for point in points.split()]
-        found = [self._alone(which, one, b, f"accuracy@{point}") for one, other, point in names for b in other]
+        records = self._records(which)
+        pairs = [(f"accuracy@{point}", one, b) for one, other, point in names for b in other]
+        found = [paired.alone(records, key, one, b, "difference") for key, one, b in pairs]
         adjusted, won = iter(paired.holm(found)), 0
         for _, other, _ in names:
             won += all(c.value > 0 and c.p < p for c in [next(adjusted) for _ in other])
@@ -144,10 +146,6 @@ class Quantities:
         records, key = self._records(which), metric or self._headline(which)
         reference = registry.get(which.partition(":")[0]).reference
         return paired.in_family(records, key, a, b, kind, reference)
-
-    def _alone(self, which: str, a: str, b: str, key: str) -> paired.Paired:
-        records = self._records(which)
-        return paired.paired(paired.by_seed(records, a, key), paired.by_seed(records, b, key), "difference")
 
     def _values(self, which: str, variant: str, metric: str) -> list[float]:
         key = metric or self._headline(which)

@@ -275,7 +275,7 @@ class Comparison:
 
 def _whole(cheaper: float) -> int:
     """The nearest whole multiple, and the next where that leaves less than three quarters of the dearest's patience."""
-    nearest = max(1, round(cheaper))
+    nearest = round(cheaper)
     return nearest if nearest >= 0.75 * cheaper else math.ceil(cheaper)
 
 
